@@ -1,0 +1,1 @@
+//! Vision-language models for Rust programs: the facade over the abstractllm crates

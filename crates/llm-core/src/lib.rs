@@ -1,0 +1,1 @@
+//! Provider traits, messages, parameters and errors for language and vision-language models

@@ -1,0 +1,1 @@
+//! Runs vision-language models on MLX behind the llm-core provider trait

@@ -1,0 +1,1 @@
+//! MLX bindings for mlx-rs that also build on Linux

@@ -1,0 +1,1 @@
+//! Measures operations: duration, memory, CPU and GPU, with reports

@@ -1,0 +1,1 @@
+//! Images to model input: decode, resize, letterbox, normalise and patchify, bit-equal to the reference
