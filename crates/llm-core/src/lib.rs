@@ -1,1 +1,58 @@
-//! Provider traits, messages, parameters and errors for language and vision-language models
+//! The vocabulary that language-model providers and their callers share: what a user says
+//! ([`Message`], [`Part`], [`Image`]), how an answer is wanted ([`GenerateParams`]), what a model
+//! answers ([`Event`], [`Response`]), what can go wrong ([`Error`]), and the [`Provider`] trait.
+//!
+//! This crate opens no file, starts no thread and has no tensor type, so a provider can be written
+//! with it alone:
+//!
+//! ```
+//! use llm_core::{
+//!     Capabilities, Capability, Completion, Error, Event, EventStream, FinishReason, ModelInfo,
+//!     Provider, Request, Usage, async_trait,
+//! };
+//!
+//! /// Repeats what it was told.
+//! #[derive(Debug)]
+//! struct Echo(ModelInfo);
+//!
+//! #[async_trait]
+//! impl Provider for Echo {
+//!     fn info(&self) -> &ModelInfo {
+//!         &self.0
+//!     }
+//!
+//!     async fn generate_stream(&self, request: Request) -> Result<EventStream, Error> {
+//!         request.validate(&self.0)?;
+//!         let text = request.messages.last().map(|m| m.text()).unwrap_or_default();
+//!         let usage = Usage { prompt_tokens: 1, completion_tokens: 1, ..Usage::default() };
+//!         let end = Event::End(Completion::new(FinishReason::Stop, usage));
+//!         Ok(EventStream::from_iter([Ok(Event::Text(text)), Ok(end)]))
+//!     }
+//! }
+//!
+//! let info = ModelInfo::new("echo", "echo-1", Capabilities::from_iter([Capability::Streaming]));
+//! let answer = futures_executor::block_on(Echo(info).generate(Request::text("hello")))?;
+//! assert_eq!(answer.text, "hello");
+//! # Ok::<(), Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod error;
+mod event;
+mod message;
+mod params;
+mod provider;
+mod request;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use async_trait::async_trait;
+
+pub use crate::{
+    error::{Error, ErrorKind, Result},
+    event::{Completion, Event, EventStream, FinishReason, Progress, Response, Stage, Usage},
+    message::{Image, Message, Part, Role},
+    params::GenerateParams,
+    provider::{Capabilities, Capability, ModelInfo, Provider},
+    request::Request,
+};
