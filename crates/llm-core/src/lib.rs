@@ -24,8 +24,7 @@
 //!     async fn generate_stream(&self, request: Request) -> Result<EventStream, Error> {
 //!         request.validate(&self.0)?;
 //!         let text = request.messages.last().map(|m| m.text()).unwrap_or_default();
-//!         let usage = Usage { prompt_tokens: 1, completion_tokens: 1, ..Usage::default() };
-//!         let end = Event::End(Completion::new(FinishReason::Stop, usage));
+//!         let end = Event::End(Completion::new(FinishReason::Stop, Usage::new(1, 1)));
 //!         Ok(EventStream::from_iter([Ok(Event::Text(text)), Ok(end)]))
 //!     }
 //! }
