@@ -85,8 +85,7 @@ impl PerformanceMonitor {
         let now = Instant::now();
         let operations = shared.operations();
         let gpu_joules = operations.gpu_joules();
-        let threads =
-            phase_log::thread_names().into_iter().map(|(id, name)| ThreadReport { id, name });
+        let (listed, events) = (operations.finished(), shared.phases.events());
         Report {
             schema_version: Report::SCHEMA_VERSION,
             threads: threads(&listed, &events),
