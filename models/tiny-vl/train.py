@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from PIL import ImageFont
 
 import scenes
 
@@ -31,22 +30,8 @@ SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start
 
 
 # ---------------------------------------------------------------- data
-def load_fonts():
-    import matplotlib
-    root = os.path.join(os.path.dirname(matplotlib.__file__), "mpl-data/fonts/ttf")
-    names = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSerif", "STIXGeneral", "STIXGeneralBol"]
-    makers = []
-    for name in names:
-        path = os.path.join(root, name + ".ttf")
-        cache = {}
-        makers.append(lambda size, path=path, cache=cache: cache.setdefault(size, ImageFont.truetype(path, size)))
-    cache = {}
-    makers.append(lambda size, cache=cache: cache.setdefault(size, ImageFont.load_default(size)))
-    return makers
-
-
 def train_tokenizer(vocab_size=1024):
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     r = random.Random(7)
     corpus = [SYSTEM.replace("<|im_start|>", "").replace("<|im_end|>", "")]
     for _ in range(20000):
@@ -58,6 +43,7 @@ def train_tokenizer(vocab_size=1024):
         corpus += questions * 50 + [answer] * 50
     corpus += ["Image 1: Image 2: The images are different. The images show the same scene. user assistant system"] * 50
     tok = Tokenizer(models.BPE())
+    tok.normalizer = normalizers.NFC()  # as Qwen2.5-VL has it
     pattern = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
     tok.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(pattern), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -86,7 +72,7 @@ class Batches(torch.utils.data.IterableDataset):
         from tokenizers import Tokenizer
         info = torch.utils.data.get_worker_info()
         r = random.Random(self.seed * 1000 + (info.id if info else 0))
-        tok, fonts = Tokenizer.from_str(self.tokenizer_json), load_fonts()
+        tok, fonts = Tokenizer.from_str(self.tokenizer_json), scenes.load_fonts()
         sp = {t: tok.token_to_id(t) for t in SPECIAL}
         prefix = tok.encode(SYSTEM).ids
         while True:
