@@ -33,10 +33,13 @@
 
 #![forbid(unsafe_code)]
 
+mod compare;
 mod generation;
 mod gpu;
 mod high_water;
 mod histogram;
+#[cfg(feature = "tracing")]
+mod layer;
 mod memory_tracker;
 mod monitor;
 mod names;
@@ -46,14 +49,19 @@ mod phase;
 mod phase_log;
 mod process;
 mod recorder;
+mod render;
 mod report;
 mod sampler;
 mod shared;
 mod span;
+mod stats;
 mod timeline;
 
+pub use compare::{Comparison, SeriesComparison, Verdict, compare};
 pub use generation::{GenerationMetrics, GenerationTimer, GenerationTrace};
 pub use histogram::Percentiles;
+#[cfg(feature = "tracing")]
+pub use layer::MonitorLayer;
 pub use memory_tracker::{MemoryPressure, MemoryReading, MemoryThreshold, MemoryTracker};
 pub use monitor::{OperationGuard, PerformanceMonitor};
 pub use options::MonitorOptions;

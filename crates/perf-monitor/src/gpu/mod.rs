@@ -1,5 +1,10 @@
 //! GPUs, where an enabled feature can read them without privileges.
 
+#[cfg(all(feature = "apple", target_os = "macos"))]
+mod apple;
+#[cfg(feature = "nvidia")]
+mod nvidia;
+
 use crate::{MonitorOptions, report::GpuMetrics};
 
 /// One look at all GPUs: sums over them, and the mean for utilisation.
@@ -25,6 +30,14 @@ pub(crate) trait Probe: Send + std::fmt::Debug {
 pub(crate) fn detect(options: &MonitorOptions) -> Option<Box<dyn Probe>> {
     if !options.gpu {
         return None;
+    }
+    #[cfg(feature = "nvidia")]
+    if let Some(probe) = nvidia::Nvidia::open() {
+        return Some(Box::new(probe));
+    }
+    #[cfg(all(feature = "apple", target_os = "macos"))]
+    if let Some(probe) = apple::Apple::open() {
+        return Some(Box::new(probe));
     }
     None
 }
