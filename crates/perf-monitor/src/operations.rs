@@ -117,7 +117,7 @@ impl OpenOperation {
 }
 
 impl Operations {
-    pub(crate) fn new(epoch: Instant, options: &MonitorOptions) -> Self {
+    pub(crate) fn new(epoch: Instant, usage: Usage, options: &MonitorOptions) -> Self {
         // Beginnings and ends are samples too, so that short operations show; a fifth of the interval apart at least.
         let spacing = options.sample_interval.as_secs_f64() / 5.0;
         Self {
@@ -137,7 +137,7 @@ impl Operations {
             total_seconds: 0.0,
             peak_memory: 0,
             count: 0,
-            last_cpu: (epoch, Duration::ZERO),
+            last_cpu: (epoch, usage.cpu),
             last_cpu_percent: 0.0,
         }
     }
@@ -155,9 +155,6 @@ impl Operations {
         self.open.insert(self.next_id, operation);
         if self.busy_since.is_none() {
             self.busy_since = Some((start, usage.cpu));
-            // Time between operations must not count as use by this one.
-            self.last_cpu = (start, usage.cpu);
-            self.last_cpu_percent = 0.0;
         }
         let look = Look {
             at: start,

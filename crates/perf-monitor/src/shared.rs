@@ -15,6 +15,7 @@ use crate::{
     gpu::{self, GpuReading, Probe},
     operations::{OpenOperation, Operations},
     phase_log::PhaseLog,
+    process,
     report::GaugeReport,
 };
 
@@ -57,7 +58,7 @@ impl Shared {
             phases: PhaseLog::new(epoch, options.max_events_per_phase),
             gpu_name: probe.as_ref().map_or_else(String::new, |probe| probe.name().to_owned()),
             probe: probe.map(Mutex::new),
-            operations: Mutex::new(Operations::new(epoch, &options)),
+            operations: Mutex::new(Operations::new(epoch, process::usage(), &options)),
             generations: Mutex::default(),
             counters: Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             gauges: Gauge::ALL.iter().map(|_| GaugeCell::default()).collect(),
