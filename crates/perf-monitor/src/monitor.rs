@@ -158,11 +158,13 @@ impl OperationGuard {
         let id = self.id.take()?;
         let at = Instant::now();
         let usage = process::usage();
+        let footprint = process::footprint();
         let shared = &self.handle.shared;
         let gpu = shared.read_gpu();
         let operation = shared.operations().take(id)?;
         let (window, sampled_peak) = operation.window();
-        let ending = Ending { at, usage, peak: high_water::close(window, sampled_peak), gpu };
+        let ending =
+            Ending { at, usage, peak: high_water::close(window, sampled_peak), footprint, gpu };
         Some(shared.operations().book(operation, &ending, shared.gpu_name()))
     }
 }

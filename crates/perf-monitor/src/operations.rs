@@ -10,7 +10,7 @@ use crate::{
     gpu::{GpuReading, GpuTotals, Mean},
     high_water::{OpenWindow, Peak},
     histogram::Durations,
-    process::Usage,
+    process::{self, Footprint, Usage},
     report::{NameReport, OperationReport, Sample, Summary},
     timeline::Timeline,
 };
@@ -55,6 +55,7 @@ pub(crate) struct OpenOperation {
     start: Instant,
     usage: Usage,
     memory_start: u64,
+    footprint: Option<Footprint>,
     window: OpenWindow,
     thread: u32,
     sampled_peak: u64,
@@ -68,6 +69,7 @@ pub(crate) struct Ending {
     pub(crate) at: Instant,
     pub(crate) usage: Usage,
     pub(crate) peak: Peak,
+    pub(crate) footprint: Option<Footprint>,
     pub(crate) gpu: Option<GpuReading>,
 }
 
@@ -102,6 +104,7 @@ impl OpenOperation {
             start,
             usage,
             memory_start: window.start,
+            footprint: process::footprint(),
             window,
             thread,
             sampled_peak: 0,
@@ -180,7 +183,7 @@ impl Operations {
         ending: &Ending,
         gpu_name: &str,
     ) -> OperationReport {
-        let Ending { at, usage, peak, gpu } = *ending;
+        let Ending { at, usage, peak, footprint, gpu } = *ending;
         let duration = at.saturating_duration_since(operation.start);
         let seconds = duration.as_secs_f64();
         if let Some(reading) = &gpu {
@@ -210,6 +213,11 @@ impl Operations {
             system_cpu_percent: operation.system_cpu.value(),
             minor_page_faults: usage.minor_faults.saturating_sub(operation.usage.minor_faults),
             major_page_faults: usage.major_faults.saturating_sub(operation.usage.major_faults),
+            physical_footprint_end: footprint.map(|end| end.now),
+            physical_footprint_peak: operation
+                .footprint
+                .zip(footprint)
+                .map(|(start, end)| start.peak_until(end)),
             thread: operation.thread,
         };
         self.add_to_totals(&report, duration);

@@ -103,6 +103,13 @@ pub struct OperationReport {
     /// Page faults of the process that waited for I/O.
     #[serde(default)]
     pub major_page_faults: u64,
+    /// Physical footprint when it ended, in bytes; told on macOS with the feature `apple`.
+    #[serde(default)]
+    pub physical_footprint_end: Option<u64>,
+    /// Largest physical footprint, in bytes: exact if it was the largest of the process so far, otherwise the larger
+    /// of both ends.
+    #[serde(default)]
+    pub physical_footprint_peak: Option<u64>,
     /// The thread that opened it, as in [`Report::threads`].
     #[serde(default)]
     pub thread: u32,

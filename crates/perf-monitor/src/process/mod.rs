@@ -28,6 +28,32 @@ pub(crate) struct Usage {
     pub(crate) major_faults: u64,
 }
 
+/// Memory that Apple systems charge to this process, GPU buffers included, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Footprint {
+    /// Now.
+    pub(crate) now: u64,
+    /// The most since the process started.
+    pub(crate) lifetime_max: u64,
+}
+
+/// Reads the physical footprint; absent on other systems and without the feature.
+#[cfg(all(feature = "apple", target_os = "macos"))]
+pub(crate) fn footprint() -> Option<Footprint> {
+    use libproc::libproc::pid_rusage::{RUsageInfoV4, pidrusage};
+    let usage: RUsageInfoV4 = pidrusage(i32::try_from(std::process::id()).ok()?).ok()?;
+    Some(Footprint {
+        now: usage.ri_phys_footprint,
+        lifetime_max: usage.ri_lifetime_max_phys_footprint,
+    })
+}
+
+/// Reads the physical footprint; absent on other systems and without the feature.
+#[cfg(not(all(feature = "apple", target_os = "macos")))]
+pub(crate) fn footprint() -> Option<Footprint> {
+    None
+}
+
 /// Reads CPU time and page faults.
 #[cfg(unix)]
 pub(crate) fn usage() -> Usage {
@@ -53,9 +79,24 @@ pub(crate) fn usage() -> Usage {
 #[cfg(not(unix))]
 use platform as portable;
 
+impl Footprint {
+    /// The most between `self` and a later `end`: exact if the lifetime's maximum rose, a lower bound otherwise.
+    pub(crate) fn peak_until(self, end: Self) -> u64 {
+        if end.lifetime_max > self.lifetime_max { end.lifetime_max } else { self.now.max(end.now) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_footprint_peak_is_the_new_maximum_or_the_higher_end() {
+        let start = Footprint { now: 50, lifetime_max: 90 };
+        assert_eq!(start.peak_until(Footprint { now: 60, lifetime_max: 120 }), 120);
+        assert_eq!(start.peak_until(Footprint { now: 60, lifetime_max: 90 }), 60);
+        assert_eq!(start.peak_until(Footprint { now: 40, lifetime_max: 90 }), 50);
+    }
 
     #[test]
     fn usage_grows_with_work() {
