@@ -17,8 +17,8 @@ use crate::{OperationGuard, PerformanceMonitor, Phase, PhaseEvent, Recorder};
 ///   its unsigned fields `units`, `tokens`, `bytes`, `pixels` and `patches` are added up as its work items.
 /// - A span with a field `operation` is an operation, named by the field's text or, if that is no text, by the span.
 ///
-/// Code that reports a phase to a [`Recorder`] must not also open a span of that name for the same monitor: it would
-/// be counted twice.
+/// A [`Span`](crate::Span) is such a span too. Where its recorder keeps phases, the layer leaves them to it; where it
+/// is a [`NullRecorder`](crate::NullRecorder), the layer takes them. So each phase counts once in either arrangement.
 ///
 /// ```
 /// use perf_monitor::{MonitorLayer, PerformanceMonitor};
@@ -61,7 +61,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for MonitorLayer {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let operation = metadata.fields().field("operation").is_some();
-        if phase.is_none() && !operation {
+        if (phase.is_none() || fields.recorded) && !operation {
             return;
         }
         let operation = operation.then(|| {
@@ -99,6 +99,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for MonitorLayer {
 #[derive(Default)]
 struct Fields {
     units: u64,
+    /// A recorder has this phase already.
+    recorded: bool,
     operation: Option<String>,
 }
 
@@ -107,6 +109,10 @@ impl Visit for Fields {
         if matches!(field.name(), "units" | "tokens" | "bytes" | "pixels" | "patches") {
             self.units += value;
         }
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.recorded |= value && field.name() == "recorded";
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -156,5 +162,27 @@ mod tests {
         let phases: Vec<_> =
             report.phases.iter().map(|p| (p.phase.as_str(), p.units, p.durations.count)).collect();
         assert_eq!(phases, [("prefill_new", 15, 1)]);
+    }
+
+    #[test]
+    fn every_phase_is_a_span_of_its_name_and_counts_once() {
+        use crate::{NullRecorder, Span};
+        let monitor = PerformanceMonitor::default();
+        let subscriber = tracing_subscriber::registry().with(MonitorLayer::new(monitor.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for &phase in Phase::ALL {
+                Span::enter(&NullRecorder, phase).units(3);
+                Span::enter(&monitor, phase).units(4);
+            }
+        });
+        let phases: Vec<_> = monitor
+            .report()
+            .phases
+            .iter()
+            .map(|p| (p.phase.clone(), p.units, p.durations.count))
+            .collect();
+        let expected: Vec<_> =
+            Phase::ALL.iter().map(|phase| (phase.name().to_owned(), 7, 2)).collect();
+        assert_eq!(phases, expected);
     }
 }

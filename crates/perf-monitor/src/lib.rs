@@ -56,6 +56,7 @@ mod shared;
 mod span;
 mod stats;
 mod timeline;
+mod traced;
 
 pub use compare::{Comparison, SeriesComparison, Verdict, compare};
 pub use generation::{GenerationMetrics, GenerationTimer, GenerationTrace};

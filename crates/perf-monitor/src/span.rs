@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::{Phase, PhaseEvent, Recorder};
+use crate::{Phase, PhaseEvent, Recorder, traced::Traced};
 
 /// An open phase; dropping it reports the phase.
+///
+/// With the feature `tracing` it is a `tracing` span of level debug as well, with the target `perf_monitor` and the name
+/// of the phase; the layer passes over those that a recorder took.
 ///
 /// It is `Send`, so it may be held across an `.await` and end on another thread.
 #[derive(Debug)]
@@ -12,6 +15,7 @@ use crate::{Phase, PhaseEvent, Recorder};
 pub struct Span<'a> {
     /// Absent when the recorder keeps nothing: then neither start nor end reads the clock.
     open: Option<Open<'a>>,
+    traced: Traced,
 }
 
 #[derive(Debug)]
@@ -38,7 +42,7 @@ impl<'a> Span<'a> {
             start: Instant::now(),
             units: 0,
         });
-        Self { open }
+        Self { traced: Traced::open(phase, open.is_some()), open }
     }
 
     /// Opens `phase`, keeping the recorder alive; for spans that outlive a borrow, such as those in a spawned task.
@@ -50,7 +54,7 @@ impl<'a> Span<'a> {
             start: Instant::now(),
             units: 0,
         });
-        Span { open }
+        Span { traced: Traced::open(phase, open.is_some()), open }
     }
 
     /// Adds to the number of work items that the phase covers, in [`Phase::unit`].
@@ -59,6 +63,7 @@ impl<'a> Span<'a> {
         if let Some(open) = &mut self.open {
             open.units += units;
         }
+        self.traced.units(units);
     }
 
     /// Ends the span without reporting it, for work that turned out not to happen.
