@@ -13,8 +13,12 @@ pub(crate) use off::Traced;
 mod on {
     use crate::Phase;
 
+    /// Absent while nobody listens at this level: then opening and closing cost a load and two branches.
     #[derive(Debug)]
-    pub(crate) struct Traced {
+    pub(crate) struct Traced(Option<Box<Live>>);
+
+    #[derive(Debug)]
+    struct Live {
         span: tracing::Span,
         units: u64,
     }
@@ -23,6 +27,21 @@ mod on {
         /// Opens a span named after `phase`; `recorded` says that a recorder takes the phase already.
         #[inline]
         pub(crate) fn open(phase: Phase, recorded: bool) -> Self {
+            let heard = tracing::Level::DEBUG <= tracing::level_filters::LevelFilter::current();
+            Self(heard.then(|| Live::open(phase, recorded)))
+        }
+
+        #[inline]
+        pub(crate) fn units(&mut self, units: u64) {
+            if let Some(live) = &mut self.0 {
+                live.units += units;
+            }
+        }
+    }
+
+    impl Live {
+        #[cold]
+        fn open(phase: Phase, recorded: bool) -> Box<Self> {
             // Each name needs a place in the program of its own, so the table is written out by the macro.
             macro_rules! span {
                 ($($variant:ident = $name:literal,)+) => {
@@ -39,17 +58,11 @@ mod on {
                 VisionTower = "vision_tower", PrefillNew = "prefill_new", PrefillReused = "prefill_reused",
                 DecodeStep = "decode_step", Sample = "sample", Detokenise = "detokenise",
             };
-            Self { span, units: 0 }
-        }
-
-        #[inline]
-        pub(crate) fn units(&mut self, units: u64) {
-            self.units += units;
+            Box::new(Self { span, units: 0 })
         }
     }
 
-    impl Drop for Traced {
-        #[inline]
+    impl Drop for Live {
         fn drop(&mut self) {
             if self.units > 0 {
                 self.span.record("units", self.units);
