@@ -30,6 +30,12 @@
 //! Units, everywhere: durations are seconds (`f64`), memory is bytes (`u64`), and CPU is a percentage where 100 is one
 //! core kept busy. Measuring never fails: what the platform cannot tell is `None`, and nothing here returns an error
 //! because of it.
+//!
+//! # Features
+//!
+//! - `nvidia`: utilisation, memory, power and energy of NVIDIA GPUs through NVML, loaded when a monitor is made.
+//! - `apple`: utilisation of Apple GPUs and the physical footprint; no effect elsewhere.
+//! - `tracing`: spans are `tracing` spans too, and `MonitorLayer` feeds a monitor from spans.
 
 #![forbid(unsafe_code)]
 

@@ -201,3 +201,28 @@ fn json_has_the_original_fields_and_comes_back() {
     assert_eq!(Report::from_json(old).unwrap().operations[0].memory_peak, 3);
     assert!(Report::from_json("{}").is_err());
 }
+
+#[test]
+fn what_is_held_across_awaits_can_move_between_threads() {
+    fn movable<T: Send + 'static>() {}
+    movable::<perf_monitor::OperationGuard>();
+    movable::<Span<'static>>();
+    movable::<GenerationTimer>();
+
+    // Spans and operations that interleave without nesting, as tasks on one thread do.
+    let monitor = PerformanceMonitor::default();
+    let recorder: Arc<dyn Recorder> = Arc::new(monitor.clone());
+    let (first, first_span) = (monitor.monitor("first"), Span::shared(&recorder, Phase::Resize));
+    let (second, second_span) =
+        (monitor.monitor("second"), Span::shared(&recorder, Phase::Patchify));
+    drop((first, first_span));
+    drop((second, second_span));
+    let report = monitor.report();
+    assert_eq!(
+        report.operations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(),
+        ["first", "second"]
+    );
+    assert_eq!(report.phases.len(), 2);
+    let summary = &report.summary;
+    assert!(summary.busy_duration < summary.total_duration, "the overlap counts once: {summary:?}");
+}
