@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) started_at: f64,
     pub(crate) phases: PhaseLog,
     gpu_name: String,
-    probe: Option<Mutex<Box<dyn Probe>>>,
+    gpu: Option<Mutex<GpuCell>>,
     operations: Mutex<Operations>,
     generations: Mutex<GenerationTotals>,
     counters: Vec<AtomicU64>,
@@ -37,6 +37,15 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Whether the sampling thread waits for an operation to begin; changed only under the lock of `operations`.
     parked: AtomicBool,
+}
+
+/// NVML takes milliseconds for a full look, so that looks are rationed: a younger reading is used again.
+const GPU_INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+struct GpuCell {
+    probe: Box<dyn Probe>,
+    last: Option<(Instant, GpuReading)>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +66,7 @@ impl Shared {
                 .map_or(0.0, |since| since.as_secs_f64()),
             phases: PhaseLog::new(epoch, options.max_events_per_phase),
             gpu_name: probe.as_ref().map_or_else(String::new, |probe| probe.name().to_owned()),
-            probe: probe.map(Mutex::new),
+            gpu: probe.map(|probe| Mutex::new(GpuCell { probe, last: None })),
             operations: Mutex::new(Operations::new(epoch, process::usage(), &options)),
             generations: Mutex::default(),
             counters: Counter::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -120,9 +129,17 @@ impl Shared {
         &self.gpu_name
     }
 
-    /// Reads the GPUs, if there are any to read.
+    /// Reads the GPUs, if there are any to read; within [`GPU_INTERVAL`], the reading made last.
     pub(crate) fn read_gpu(&self) -> Option<GpuReading> {
-        self.probe.as_ref().map(|probe| lock(probe).read())
+        let mut cell = lock(self.gpu.as_ref()?);
+        if let Some((at, reading)) = cell.last
+            && at.elapsed() < GPU_INTERVAL
+        {
+            return Some(reading);
+        }
+        let reading = cell.probe.read();
+        cell.last = Some((Instant::now(), reading));
+        Some(reading)
     }
 
     pub(crate) fn count(&self, counter: Counter, amount: u64) {

@@ -76,7 +76,8 @@ impl GpuTotals {
     /// What the readings say about an operation that took `seconds`; absent without readings.
     pub(crate) fn metrics(&self, name: &str, seconds: f64) -> Option<GpuMetrics> {
         let power_watts = self.watts.value();
-        let metered = self.meter.map(|(first, last)| last - first);
+        // A meter that has not moved says nothing: the operation was shorter than the meter's step.
+        let metered = self.meter.map(|(first, last)| last - first).filter(|&joules| joules > 0.0);
         (self.samples > 0).then(|| GpuMetrics {
             name: name.to_owned(),
             samples: self.samples,
@@ -119,6 +120,8 @@ mod tests {
             (Some(400.0), Some(5), 2)
         );
         totals.add(&GpuReading { meter_joules: Some(1000.0), ..reading });
+        let unmoved = totals.metrics("gpu", 3.0).unwrap();
+        assert_eq!((unmoved.power_watts, unmoved.energy_joules), (Some(500.0 / 3.0), Some(500.0)));
         totals.add(&GpuReading { meter_joules: Some(1010.5), ..reading });
         assert_eq!(totals.metrics("gpu", 2.0).unwrap().energy_joules, Some(10.5));
     }
