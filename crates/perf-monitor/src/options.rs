@@ -14,7 +14,7 @@ pub struct MonitorOptions {
     /// reads this process's maximum resident set afterwards (as `/usr/bin/time` does) sees the largest since the last
     /// reset. Without it an operation that stays below an earlier peak only has a sampled peak.
     pub reset_high_water: bool,
-    /// Whether GPUs are sampled where the enabled features can reach one; yes by default.
+    /// Whether GPUs are sampled where the enabled features can reach one, at most every 200 ms; yes by default.
     pub gpu: bool,
     /// How many operations are kept one by one; 10,000 by default. Older ones remain in totals and percentiles.
     pub max_operations: usize,
