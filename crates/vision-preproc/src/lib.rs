@@ -1,1 +1,37 @@
-//! Images to model input: decode, resize, letterbox, normalise and patchify, bit-equal to the reference
+//! Images to model input: decode, resize, normalise and patchify, bit-equal to the reference.
+//!
+//! ```text
+//! bytes -- decode --> RGB, upright -- resize --> multiples of 28 -- normalise, patchify --> [P, 1176] f32
+//! header -- probe --> size ---------- plan ----> grid, patches, tokens
+//! ```
+//!
+//! ```
+//! use vision_preproc::{ImageProcessor, PixelBudget, RgbImage};
+//!
+//! let processor = ImageProcessor::from_json(r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#)?;
+//! let image = RgbImage::new(640, 480, vec![128; 640 * 480 * 3])?;
+//! let patches = processor.process(image.as_view(), &PixelBudget::default())?;
+//! assert_eq!((patches.grid.h, patches.grid.w), (34, 46));
+//! assert_eq!(patches.values.len(), 34 * 46 * 1176);
+//! # Ok::<(), vision_preproc::Error>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod decode;
+mod error;
+mod geometry;
+mod image;
+mod limits;
+mod normalize;
+mod patchify;
+mod processor;
+mod resize;
+
+pub use decode::{Format, ImageInfo, Orientation, decode, probe};
+pub use error::Error;
+pub use geometry::{Grid, Placement, letterbox, smart_resize};
+pub use image::{RgbImage, RgbView, Size};
+pub use limits::Limits;
+pub use normalize::Rescale;
+pub use processor::{ImageProcessor, Patches, PixelBudget, Plan};
+pub use resize::{Filter, PassOrder, resize};

@@ -1,0 +1,336 @@
+//! `ImageProcessor`: a validated processor configuration and the steps it asks for.
+
+use serde_json::{Map, Value};
+
+use crate::normalize::Table;
+use crate::patchify::{Layout, patchify};
+use crate::resize::resize;
+use crate::{Error, Filter, Grid, Limits, PassOrder, Rescale, RgbView, Size, smart_resize};
+
+/// The processor types that share the Qwen2-VL geometry and patch order.
+const KNOWN_TYPES: [&str; 4] = [
+    "Qwen2VLImageProcessor",
+    "Qwen2_5_VLImageProcessor",
+    "Qwen3VLImageProcessor",
+    "Qwen2VLImageProcessorPil",
+];
+
+/// The preprocessing of one model, parsed once from its configuration files.
+#[derive(Clone, Debug)]
+pub struct ImageProcessor {
+    layout: Layout,
+    min_pixels: u64,
+    max_pixels: u64,
+    filter: Filter,
+    order: PassOrder,
+    rescale: Rescale,
+    factor: f64,
+    mean: [f32; 3],
+    std: [f32; 3],
+    limits: Limits,
+    table: Box<Table>,
+}
+
+/// Overrides of the configured pixel bounds for one call; `None` keeps the configured one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PixelBudget {
+    /// The fewest pixels after resizing.
+    pub min_pixels: Option<u64>,
+    /// The most pixels after resizing.
+    pub max_pixels: Option<u64>,
+}
+
+/// What an image of a known size becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The size after resizing.
+    pub resized: Size,
+    /// The patches.
+    pub grid: Grid,
+    /// The number of patches, `grid.patches()`.
+    pub patches: usize,
+    /// The number of merged blocks, one placeholder of the language model each.
+    pub tokens: usize,
+}
+
+/// The input of a vision tower: `values` is `[grid.patches(), 3 * frames * patch * patch]`, normalised.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patches {
+    /// The rows, one per patch; 1176 values each for Qwen2-VL and Qwen2.5-VL.
+    pub values: Vec<f32>,
+    /// Frames, rows and columns of patches.
+    pub grid: Grid,
+}
+
+impl ImageProcessor {
+    /// Reads the content of `preprocessor_config.json`, or of a `processor_config.json` that has an `image_processor`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is no JSON object, names another kind of processor, or holds an unusable value.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        Self::from_configs(Some(text), None)
+    }
+
+    /// Reads both configuration files of a model; keys of `image_processor` in `processor` win over `preprocessor`,
+    /// and top-level `min_pixels` and `max_pixels` win over `size`.
+    ///
+    /// # Errors
+    /// As for [`ImageProcessor::from_json`], and if neither file describes an image processor.
+    pub fn from_configs(
+        preprocessor: Option<&str>,
+        processor: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mut keys = Map::new();
+        for (file, text) in
+            [("preprocessor_config.json", preprocessor), ("processor_config.json", processor)]
+        {
+            let Some(text) = text else { continue };
+            let mut object: Map<String, Value> = serde_json::from_str(text)
+                .map_err(|error| Error::config(file, error.to_string()))?;
+            match object.remove("image_processor") {
+                Some(Value::Object(inner)) => keys.extend(inner),
+                Some(other) => {
+                    return Err(Error::config(
+                        "image_processor",
+                        format!("expected an object, found {other}"),
+                    ));
+                }
+                // Without that object, processor_config.json says nothing about images.
+                None if file == "preprocessor_config.json" => keys.extend(object),
+                None => {}
+            }
+        }
+        Self::from_keys(&keys)
+    }
+
+    /// Replaces the order of the resampling passes; see [`PassOrder`].
+    #[must_use]
+    pub fn with_pass_order(mut self, order: PassOrder) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Replaces the arithmetic that turns bytes into floats; see [`Rescale`].
+    #[must_use]
+    pub fn with_rescale(mut self, rescale: Rescale) -> Self {
+        self.rescale = rescale;
+        *self.table = Table::new(rescale, self.factor, self.mean, self.std);
+        self
+    }
+
+    /// Replaces the limits that source and resized images are held to.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The number of values in a patch row; 1176 for Qwen2-VL and Qwen2.5-VL.
+    pub fn row_values(&self) -> usize {
+        self.layout.row_values()
+    }
+
+    /// Says what an image of `size` (upright) becomes, without its pixels.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if `size` or the resized image exceeds the limits or one side is more than 200 times the
+    /// other; [`Error::Shape`] if a side is zero; [`Error::Config`] if the budget allows no pixels.
+    pub fn plan(&self, size: Size, budget: &PixelBudget) -> Result<Plan, Error> {
+        self.limits.check_size(size)?;
+        let min = budget.min_pixels.unwrap_or(self.min_pixels);
+        let max = budget.max_pixels.unwrap_or(self.max_pixels);
+        if max == 0 {
+            return Err(Error::config("max_pixels", "expected at least 1, found 0"));
+        }
+        let Layout { patch, merge, .. } = self.layout;
+        let resized = smart_resize(size, (patch * merge) as u32, min, max)?;
+        if resized.pixels() > self.limits.max_pixels {
+            return Err(Error::Limit {
+                what: "number of pixels after resizing",
+                limit: self.limits.max_pixels,
+                found: resized.pixels(),
+            });
+        }
+        let grid =
+            Grid { t: 1, h: resized.height as usize / patch, w: resized.width as usize / patch };
+        let patches = grid.patches();
+        Ok(Plan { resized, grid, patches, tokens: patches / (merge * merge) })
+    }
+
+    /// Resizes, normalises and patchifies an upright image: `[h, w, 3]` bytes to `[P, row_values]`.
+    ///
+    /// # Errors
+    /// As for [`ImageProcessor::plan`].
+    pub fn process(&self, image: RgbView<'_>, budget: &PixelBudget) -> Result<Patches, Error> {
+        let plan = self.plan(image.size(), budget)?;
+        let resized = resize(image, plan.resized, self.filter, self.order)?;
+        let mut values = vec![0.0; plan.patches * self.row_values()];
+        patchify(resized.as_view(), plan.grid, self.layout, &self.table, &mut values);
+        Ok(Patches { values, grid: plan.grid })
+    }
+
+    fn from_keys(keys: &Map<String, Value>) -> Result<Self, Error> {
+        let kind = keys.get("image_processor_type").and_then(Value::as_str);
+        let kind = kind.ok_or_else(|| {
+            Error::config("image_processor_type", "expected the name of a processor, found none")
+        })?;
+        if !KNOWN_TYPES.contains(&kind.strip_suffix("Fast").unwrap_or(kind)) {
+            let known = KNOWN_TYPES.join(", ");
+            return Err(Error::config(
+                "image_processor_type",
+                format!("expected one of {known}, found {kind}"),
+            ));
+        }
+        // The step cannot be left out: a size that is no multiple of the block has no patches.
+        if !flag(keys, "do_resize")? {
+            return Err(Error::config("do_resize", "expected true, found false"));
+        }
+        let side = |key: &str, default| number_in(keys.get(key), key, default, 1..=256);
+        let layout = Layout {
+            patch: side("patch_size", 14)? as usize,
+            frames: side("temporal_patch_size", 2)? as usize,
+            merge: side("merge_size", 2)? as usize,
+        };
+        let size = keys.get("size");
+        let bound = |key: &str, in_size: &str, default| {
+            let nested = size.and_then(|size| size.get(in_size).or_else(|| size.get(key)));
+            let value = keys.get(key).filter(|value| !value.is_null()).or(nested);
+            number_in(value, key, default, 1..=u64::from(u32::MAX))
+        };
+        let min_pixels = bound("min_pixels", "shortest_edge", 56 * 56)?;
+        let max_pixels = bound("max_pixels", "longest_edge", 28 * 28 * 1280)?;
+        if min_pixels > max_pixels {
+            return Err(Error::config(
+                "min_pixels",
+                format!("expected at most max_pixels = {max_pixels}, found {min_pixels}"),
+            ));
+        }
+        let filter = match number_in(keys.get("resample"), "resample", 3, 1..=5)? {
+            1 => Filter::Lanczos,
+            2 => Filter::Bilinear,
+            4 => Filter::Box,
+            5 => Filter::Hamming,
+            _ => Filter::Bicubic,
+        };
+        let factor = match keys.get("rescale_factor") {
+            _ if !flag(keys, "do_rescale")? => 1.0,
+            None | Some(Value::Null) => 1.0 / 255.0,
+            Some(value) => value.as_f64().ok_or_else(|| {
+                Error::config("rescale_factor", format!("expected a number, found {value}"))
+            })?,
+        };
+        let (mean, std) = if flag(keys, "do_normalize")? {
+            (
+                triple(keys, "image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?,
+                triple(keys, "image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1])?,
+            )
+        } else {
+            ([0.0; 3], [1.0; 3])
+        };
+        if std.contains(&0.0) {
+            return Err(Error::config("image_std", "expected no zero, found one"));
+        }
+        let rescale = Rescale::default();
+        Ok(Self {
+            layout,
+            min_pixels,
+            max_pixels,
+            filter,
+            order: PassOrder::default(),
+            rescale,
+            factor,
+            mean,
+            std,
+            limits: Limits::default(),
+            table: Box::new(Table::new(rescale, factor, mean, std)),
+        })
+    }
+}
+
+/// A switch that is on unless the file says otherwise.
+fn flag(keys: &Map<String, Value>, key: &str) -> Result<bool, Error> {
+    match keys.get(key) {
+        None | Some(Value::Null) => Ok(true),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => Err(Error::config(key, format!("expected true or false, found {other}"))),
+    }
+}
+
+fn number_in(
+    value: Option<&Value>,
+    key: &str,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<u64, Error> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(default) };
+    value.as_u64().filter(|number| range.contains(number)).ok_or_else(|| {
+        let (low, high) = (range.start(), range.end());
+        Error::config(key, format!("expected an integer from {low} to {high}, found {value}"))
+    })
+}
+
+fn triple(keys: &Map<String, Value>, key: &str, default: [f32; 3]) -> Result<[f32; 3], Error> {
+    let value = match keys.get(key) {
+        None | Some(Value::Null) => return Ok(default),
+        Some(value) => value,
+    };
+    let numbers: Option<Vec<f32>> = value
+        .as_array()
+        .and_then(|list| list.iter().map(|n| n.as_f64().map(|n| n as f32)).collect());
+    numbers
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| Error::config(key, format!("expected three numbers, found {value}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: &str = r#""image_processor_type":"Qwen2VLImageProcessor""#;
+
+    fn processor(keys: &str) -> Result<ImageProcessor, Error> {
+        ImageProcessor::from_json(&format!("{{{TYPE}{keys}}}"))
+    }
+
+    fn field(result: Result<ImageProcessor, Error>) -> String {
+        match result {
+            Err(Error::Config { field, .. }) => field,
+            other => panic!("expected a configuration error, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plan_gives_grid_and_tokens() {
+        let processor = processor(r#","max_pixels":12845056"#).unwrap();
+        let size = Size { width: 3024, height: 4032 };
+        let plan = processor.plan(size, &PixelBudget::default()).unwrap();
+        assert_eq!((plan.patches, plan.tokens), (62_208, 15_552));
+        let budget = PixelBudget { max_pixels: Some(1_003_520), ..PixelBudget::default() };
+        let plan = processor.plan(size, &budget).unwrap();
+        assert_eq!((plan.patches, plan.tokens), (4_920, 1_230));
+        assert_eq!(plan.grid, Grid { t: 1, h: 82, w: 60 });
+    }
+
+    #[test]
+    fn the_nested_file_wins_and_top_level_bounds_win_over_size() {
+        let outer = format!(r#"{{{TYPE},"max_pixels":4000,"min_pixels":3200}}"#);
+        let inner = r#"{"image_processor":{"max_pixels":5000,"size":{"shortest_edge":1}}}"#;
+        let both = ImageProcessor::from_configs(Some(&outer), Some(inner)).unwrap();
+        assert_eq!((both.min_pixels, both.max_pixels), (3200, 5000));
+        let sized = processor(r#","size":{"shortest_edge":10,"longest_edge":20}"#).unwrap();
+        assert_eq!((sized.min_pixels, sized.max_pixels), (10, 20));
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        assert_eq!(field(ImageProcessor::from_json("[]")), "preprocessor_config.json");
+        assert_eq!(field(ImageProcessor::from_json("{}")), "image_processor_type");
+        let other = r#"{"image_processor_type":"CLIPImageProcessor"}"#;
+        assert_eq!(field(ImageProcessor::from_json(other)), "image_processor_type");
+        assert_eq!(field(processor(r#","patch_size":0"#)), "patch_size");
+        assert_eq!(field(processor(r#","image_mean":[1,2]"#)), "image_mean");
+        assert_eq!(field(processor(r#","image_std":[1,0,1]"#)), "image_std");
+        assert_eq!(field(processor(r#","min_pixels":9,"max_pixels":8"#)), "min_pixels");
+        assert_eq!(field(processor(r#","do_resize":false"#)), "do_resize");
+    }
+}
