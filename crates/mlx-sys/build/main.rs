@@ -9,6 +9,7 @@ use std::env;
 mod apple;
 mod compile;
 mod linux;
+mod published;
 mod sources;
 mod trampolines;
 mod wheel;

@@ -68,5 +68,9 @@ fn generate(mlx_c: &Path, prelude: &Path) -> Result<String, Box<dyn Error>> {
     for header in &headers {
         builder = builder.header(header.to_string_lossy());
     }
-    Ok(format!("{NOTE}{}", builder.generate()?))
+    let bindings = format!("{NOTE}{}", builder.generate()?);
+    // mlx-rs passes this one as `*const i8`, which a `c_char` is on Apple systems and x86-64 only.
+    let (before, pad) = bindings.split_once("pub fn mlx_pad(").ok_or("there is no mlx_pad")?;
+    let pad = pad.replacen("*const ::std::os::raw::c_char", "*const i8", 1);
+    Ok(format!("{before}pub fn mlx_pad({pad}"))
 }
