@@ -50,3 +50,21 @@ fn pixel_values_equal_mlx_vlm() {
     assert_eq!(values(&[process(&a), process(&b)]), 0x9186_766b_648c_6921, "two_images");
     assert_eq!(values(&[process(&flipped)]), 0x97b7_b986_a30b_7209, "one_image_flipped");
 }
+
+/// Every line of the manifest: file, width, height, checksum of Pillow's RGB, checksum of transformers' values.
+#[test]
+fn every_format_equals_pillow_and_transformers() {
+    let processor =
+        ImageProcessor::from_json(r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#).unwrap();
+    let manifest = include_str!("../../../testdata/preproc/formats/manifest.txt");
+    assert!(manifest.lines().count() > 30, "the manifest is cut");
+    for line in manifest.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let image = picture(&format!("formats/{}", fields[0]));
+        assert_eq!(format!("{} {}", image.width(), image.height()), fields[1..3].join(" "));
+        let sum = checksum(image.pixels().iter().copied());
+        assert_eq!(format!("{sum:016x}"), fields[3], "pixels of {}", fields[0]);
+        let patches = processor.process(image.as_view(), &PixelBudget::default()).unwrap();
+        assert_eq!(format!("{:016x}", values(&[patches])), fields[4], "values of {}", fields[0]);
+    }
+}
