@@ -1,4 +1,4 @@
-//! Finds a compiled MLX for Linux, and fetches it from PyPI when there is none yet.
+//! Finds a compiled MLX for Linux, and fetches it with pip when there is none yet.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -30,16 +30,15 @@ const VERSION: &str = env!("MLX_SYS_VERSION");
 /// # Errors
 /// If no library was found, it could not be opened, or it is not the version that the program was
 /// built with. A later call returns the same error.
-pub fn load() -> Result<&'static Path, &'static LoadError> {
-    static OUTCOME: OnceLock<Result<PathBuf, LoadError>> = OnceLock::new();
-    OUTCOME.get_or_init(open).as_deref()
+pub fn load() -> Result<&'static Path, LoadError> {
+    opened().map(|opened| opened.path.as_path())
 }
 
 /// Why `libmlx.so` could not be opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LoadError {
-    path: PathBuf,
-    reason: String,
+    pub(super) path: PathBuf,
+    pub(super) reason: String,
 }
 
 impl fmt::Display for LoadError {
@@ -59,20 +58,32 @@ extern "C" fn mlx_sys_load() {
     }
 }
 
-fn open() -> Result<PathBuf, LoadError> {
-    let (path, handle) = match dlopen(Path::new(FILE_NAME), RTLD_LAZY | RTLD_NOLOAD) {
-        Ok(handle) => (PathBuf::from(FILE_NAME), handle),
+/// A library that was opened, with all slots filled.
+pub(super) struct Opened {
+    pub(super) path: PathBuf,
+    pub(super) library: Library,
+}
+
+/// Opens the library in the first call, and returns the outcome of that in every call.
+pub(super) fn opened() -> Result<&'static Opened, LoadError> {
+    static OUTCOME: OnceLock<Result<Opened, LoadError>> = OnceLock::new();
+    OUTCOME.get_or_init(open).as_ref().map_err(LoadError::clone)
+}
+
+fn open() -> Result<Opened, LoadError> {
+    let (path, library) = match dlopen(Path::new(FILE_NAME), RTLD_LAZY | RTLD_NOLOAD) {
+        Ok(library) => (PathBuf::from(FILE_NAME), library),
         Err(_) => {
             let path = candidates().find(|path| path.is_file());
             let path = path.unwrap_or_else(|| FILE_NAME.into());
             match dlopen(&path, RTLD_LAZY) {
-                Ok(handle) => (path, handle),
+                Ok(library) => (path, library),
                 Err(reason) => return Err(LoadError { path, reason }),
             }
         }
     };
-    match fill_slots(handle) {
-        Ok(()) => Ok(path),
+    match fill_slots(library) {
+        Ok(()) => Ok(Opened { path, library }),
         Err(reason) => Err(LoadError { path, reason }),
     }
 }
@@ -128,7 +139,12 @@ fn version(library: Library) -> Option<String> {
 
 /// What `dlopen` returned. Never closed: the slots point into it.
 #[derive(Clone, Copy)]
-struct Library(*mut c_void);
+pub(super) struct Library(pub(super) *mut c_void);
+
+// SAFETY: the dynamic loader takes its handles from any thread, and locks where it must.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
 
 fn dlopen(path: &Path, flags: c_int) -> Result<Library, String> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
