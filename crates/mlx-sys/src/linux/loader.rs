@@ -43,7 +43,9 @@ pub struct LoadError {
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot use {} as MLX {VERSION}: {}", self.path.display(), self.reason)
+        let Self { path, reason } = self;
+        let path = path.display();
+        write!(f, "cannot use {path} as MLX {VERSION}: {reason} (see docs/mlx-on-linux.md)")
     }
 }
 
