@@ -1,1 +1,48 @@
-//! Vision-language models for Rust programs: the facade over the abstractllm crates
+//! Vision-language models for Rust programs.
+//!
+//! ```no_run
+//! use abstractllm::{Image, Provider, Request, create_llm};
+//!
+//! # async fn run() -> abstractllm::Result<()> {
+//! let llm = create_llm("mlx", [("model", "tiny-vl"), ("temperature", "0.2")])?;
+//! let images = [Image::Path("cat.png".into()), Image::Path("dog.png".into())];
+//! let answer = llm.generate(Request::images(images, "Compare these images.")).await?;
+//! println!("{}", answer.text);
+//! # Ok(()) }
+//! ```
+//!
+//! This crate adds no behaviour of its own. It gathers, under one name,
+//!
+//! - the vocabulary of `llm-core` at the root: [`Provider`], [`Request`], [`Event`], [`Error`];
+//! - [`create_llm`], which picks a provider by name and takes its settings as texts ([`Config`]);
+//! - [`blocking`], the same calls for programs without an async runtime;
+//! - [`vision`], from image files to what a vision tower reads (`vision-preproc`);
+//! - [`perf`], measuring (`perf-monitor`);
+//! - `mlx`, the provider that runs models here (`mlx-backend`), and `load`, its typed form;
+//! - `embedded`, a small model that needs no download.
+//!
+//! # Features
+//!
+//! - `mlx` (default): the MLX provider. Without it nothing of MLX is built.
+//! - `tiny-vl` (default): the embedded model, which makes a program 21 MB larger.
+//! - `cli` (default): the program `abstractllm`. It adds nothing to the library; leave it out with
+//!   `default-features = false, features = ["mlx"]`.
+#![forbid(unsafe_code)]
+
+pub mod blocking;
+mod config;
+mod create;
+#[cfg(feature = "tiny-vl")]
+pub mod embedded;
+#[cfg(feature = "mlx")]
+mod reader;
+
+pub use llm_core::*;
+#[cfg(feature = "mlx")]
+pub use mlx_backend as mlx;
+pub use perf_monitor as perf;
+pub use vision_preproc as vision;
+
+#[cfg(feature = "mlx")]
+pub use crate::create::load;
+pub use crate::{config::Config, create::create_llm};

@@ -1,0 +1,217 @@
+//! The commands `describe` and `generate`.
+
+use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Instant};
+
+use abstractllm::{
+    Completion, Error, ErrorKind, Event, FinishReason, Provider, Request, embedded,
+    mlx::{MlxOptions, MlxProvider},
+    perf::{MonitorOptions, PerformanceMonitor},
+    vision::Limits,
+};
+use futures_executor::block_on;
+
+use crate::{
+    args::{AnswerArgs, DescribeArgs, GenerateArgs, ModelArgs},
+    failure::{Failure, say},
+    images::{self, Source, Summary},
+    interrupt::{Interrupts, Next},
+    output::{Answer, Problem, Style, Times},
+    progress::Bars,
+    prompt,
+};
+
+pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<ExitCode, Failure> {
+    let default = || match args.images.len() {
+        1 => "Describe this image.".to_owned(),
+        _ => "Compare these images.".to_owned(),
+    };
+    let prompt = args.prompt.clone().unwrap_or_else(default);
+    answer("describe", prompt, &args.images, &args.answer, quiet)
+}
+
+pub(crate) fn generate(args: GenerateArgs, quiet: bool) -> Result<ExitCode, Failure> {
+    let prompt = prompt::given_or_piped(args.prompt)?;
+    answer("generate", prompt, &args.images, &args.answer, quiet)
+}
+
+fn answer(
+    command: &str,
+    prompt: String,
+    images: &[OsString],
+    args: &AnswerArgs,
+    quiet: bool,
+) -> Result<ExitCode, Failure> {
+    // Cheap errors first: loading a model can take minutes.
+    let params = args.params();
+    params.validate()?;
+    let limits = Limits::default();
+    let sources: Vec<Source> =
+        images.iter().map(|image| images::open(image, &limits)).collect::<Result<_, _>>()?;
+    let (images, summaries): (Vec<_>, Vec<_>) =
+        sources.into_iter().map(|source| (source.image, source.summary)).unzip();
+    let request = Request::images(images, prompt).with_params(params);
+
+    let interrupts = Interrupts::listen()
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for Ctrl-C").with_source(e))?;
+    let bars = Bars::new(quiet);
+    let monitor = args.monitor.then(|| PerformanceMonitor::new(MonitorOptions::default()));
+    let model_name = args.model.model.as_deref().unwrap_or(embedded::TINY_VL);
+    if args.model.model.is_none() && !quiet {
+        say("note: no --model given, so the embedded tiny-vl answers: it knows plain shapes and \
+             short words only");
+    }
+
+    let started = Instant::now();
+    let operation = monitor.as_ref().map(|monitor| monitor.monitor("load"));
+    let model = load(model_name, &args.model, limits, monitor.as_ref(), &bars);
+    bars.clear();
+    drop(operation);
+    let session = Session {
+        style: Style::of(args),
+        bars,
+        interrupts,
+        model_name,
+        images: &summaries,
+        load_seconds: started.elapsed().as_secs_f64(),
+        quiet,
+    };
+    session.run(&model?, command, request, monitor.as_ref())
+}
+
+fn load(
+    name: &str,
+    args: &ModelArgs,
+    limits: Limits,
+    monitor: Option<&PerformanceMonitor>,
+    bars: &Bars,
+) -> abstractllm::Result<MlxProvider> {
+    let (loading, downloading) = (bars.clone(), bars.clone());
+    let mut options = MlxOptions {
+        quantize: args.quantize(),
+        offline: args.offline,
+        limits,
+        load_progress: Arc::new(move |done, total| loading.bytes("loading", done, total)),
+        download_progress: Arc::new(move |file: &str, done, total| {
+            downloading.bytes(&format!("downloading {file}"), done, total);
+        }),
+        ..MlxOptions::default()
+    };
+    if let Some(monitor) = monitor {
+        options.recorder = Arc::new(monitor.clone());
+    }
+    abstractllm::load(name, options)
+}
+
+/// Everything that one answer is printed with.
+struct Session<'a> {
+    style: Style,
+    bars: Bars,
+    interrupts: Interrupts,
+    model_name: &'a str,
+    images: &'a [Summary],
+    load_seconds: f64,
+    quiet: bool,
+}
+
+/// How an answer ended.
+enum End {
+    Complete(Completion),
+    Failed(Error),
+    Interrupted,
+}
+
+impl Session<'_> {
+    fn run(
+        &self,
+        model: &dyn Provider,
+        command: &str,
+        request: Request,
+        monitor: Option<&PerformanceMonitor>,
+    ) -> Result<ExitCode, Failure> {
+        let max_tokens = request.params.max_tokens;
+        let started = Instant::now();
+        let operation = monitor.map(|monitor| monitor.monitor(command));
+        let mut text = String::new();
+        let end = self.read(model, request, &mut text)?;
+        drop(operation);
+        self.bars.clear();
+
+        let completion = match &end {
+            End::Complete(completion) => Some(completion),
+            End::Failed(_) | End::Interrupted => None,
+        };
+        let report = monitor.map(PerformanceMonitor::report);
+        let answer_seconds = started.elapsed().as_secs_f64();
+        self.style.end(&Answer {
+            text: &text,
+            finish_reason: completion.map(|completion| completion.reason),
+            usage: completion.map(|completion| completion.usage),
+            times: Times::new(self.load_seconds, answer_seconds, completion),
+            model: self.model_name,
+            images: self.images,
+            monitor: report.as_ref(),
+            error: match &end {
+                End::Complete(_) => None,
+                End::Failed(error) => Some(Problem::from(error)),
+                End::Interrupted => Some(Problem::new(ErrorKind::Cancelled, "interrupted")),
+            },
+        })?;
+        if let Some(report) = &report {
+            self.style.report(report);
+        }
+        match end {
+            End::Complete(completion) => {
+                if completion.reason == FinishReason::Length && !self.quiet {
+                    say(&length_note(max_tokens, completion.usage.completion_tokens));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            End::Failed(error) => Err(error.into()),
+            End::Interrupted => Err(Failure::Interrupted),
+        }
+    }
+
+    /// Prints the answer as it comes and gathers it in `text`.
+    fn read(
+        &self,
+        model: &dyn Provider,
+        request: Request,
+        text: &mut String,
+    ) -> Result<End, Failure> {
+        self.interrupts.begin_answer();
+        let mut stream = match block_on(model.generate_stream(request)) {
+            Ok(stream) => stream,
+            Err(error) => return Ok(End::Failed(error)),
+        };
+        while let Some(next) = self.interrupts.next(&mut stream) {
+            match next {
+                Next::Event(Ok(Event::Progress(progress))) => {
+                    self.bars.step(progress);
+                    self.style.progress(progress)?;
+                }
+                Next::Event(Ok(Event::Text(piece))) => {
+                    self.bars.clear();
+                    text.push_str(&piece);
+                    self.style.text(&piece)?;
+                }
+                Next::Event(Ok(Event::End(completion))) => return Ok(End::Complete(completion)),
+                // A later version may have events that need not be shown.
+                Next::Event(Ok(_)) => {}
+                Next::Event(Err(error)) => return Ok(End::Failed(error)),
+                Next::Interrupted => return Ok(End::Interrupted),
+            }
+        }
+        Ok(End::Failed(Error::new(ErrorKind::Internal, "the answer has no end")))
+    }
+}
+
+/// Says which of the two limits ended an answer.
+fn length_note(max_tokens: Option<u32>, made: usize) -> String {
+    let max_tokens = max_tokens.unwrap_or(abstractllm::GenerateParams::DEFAULT_MAX_TOKENS);
+    match made < max_tokens as usize {
+        true => {
+            format!("note: the answer stops here: the model's context is full ({made} new tokens)")
+        }
+        false => format!("note: the answer stops here: --max-tokens is {max_tokens}"),
+    }
+}

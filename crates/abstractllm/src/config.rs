@@ -1,0 +1,109 @@
+//! Settings as texts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// The settings of a provider as texts, for [`create_llm`](crate::create_llm).
+///
+/// A key that the provider does not know is an error that suggests the nearest one, so that a
+/// misspelt setting is never ignored. The keys of the provider `mlx`:
+///
+/// | key | value |
+/// |---|---|
+/// | `model` | `tiny-vl`, a folder, or `organisation/model`; needed |
+/// | `quantize` | `true` packs a full checkpoint while loading |
+/// | `bits`, `group_size` | how to pack it, 4 and 64 by default; either implies `quantize` |
+/// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
+/// | `prefill_step_tokens` | prompt tokens read at a time |
+/// | `offline` | `true` never goes to the network |
+/// | every field of [`GenerateParams`](crate::GenerateParams) | what is used where a request does not say; `stop` is one text or a JSON list of texts |
+///
+/// It deserialises from a flat map whose values are texts, numbers, booleans or lists of texts:
+///
+/// ```
+/// let json = r#"{"model": "tiny-vl", "temperature": 0.2, "stop": ["\n\n", "END"]}"#;
+/// let config: abstractllm::Config = serde_json::from_str(json).unwrap();
+/// assert_eq!(config.get("temperature"), Some("0.2"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config(BTreeMap<String, String>);
+
+impl Config {
+    /// Sets `key`, in place of what it was.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) -> &mut Self {
+        self.0.insert(key.into(), value.into());
+        self
+    }
+
+    /// Returns the text of `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    #[cfg(feature = "mlx")]
+    pub(crate) fn into_inner(self) -> BTreeMap<String, String> {
+        self.0
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Config {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>, const N: usize> From<[(K, V); N]> for Config {
+    fn from(pairs: [(K, V); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl From<BTreeMap<String, String>> for Config {
+    fn from(pairs: BTreeMap<String, String>) -> Self {
+        Self(pairs)
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+        let text = |key: &str, value: serde_json::Value| match value {
+            serde_json::Value::String(text) => Ok(text),
+            serde_json::Value::Object(_) | serde_json::Value::Null => {
+                Err(de::Error::custom(format!("`{key}`: expected a plain value, found {value}")))
+            }
+            other => Ok(other.to_string()),
+        };
+        let pairs = map.into_iter().map(|(key, value)| text(&key, value).map(|text| (key, text)));
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Returns the candidate that `word` may have been meant to be.
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    let word = word.to_lowercase().replace(['-', ' '], "_");
+    candidates
+        .iter()
+        .map(|&candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
+        .filter(|&(distance, candidate)| distance <= word.len().max(candidate.len()) / 3)
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_with_plain_values_deserialise() {
+        let json = r#"{"top_k": 5, "offline": true, "system": "x", "stop": ["a", "b"]}"#;
+        let config: Config = serde_json::from_str(json).unwrap();
+        let expected =
+            [("top_k", "5"), ("offline", "true"), ("system", "x"), ("stop", r#"["a","b"]"#)];
+        assert_eq!(config, Config::from(expected));
+        let error = serde_json::from_str::<Config>(r#"{"top_k": {"a": 1}}"#).unwrap_err();
+        assert!(error.to_string().contains("`top_k`: expected a plain value"), "{error}");
+    }
+}

@@ -1,0 +1,190 @@
+//! A provider by its name.
+
+use llm_core::{Error, ErrorKind, Provider, Result};
+
+#[cfg(feature = "mlx")]
+use crate::reader::{Reader, invalid, unexpected};
+use crate::{Config, config::nearest};
+
+/// The names that [`create_llm`] knows in this build.
+const PROVIDERS: &[&str] = &[
+    #[cfg(feature = "mlx")]
+    mlx_backend::PROVIDER,
+];
+
+/// Returns the provider `provider`, set up as `config` says; loading a model blocks until it is read.
+///
+/// ```no_run
+/// let llm = abstractllm::create_llm("mlx", [("model", "tiny-vl"), ("max_tokens", "64")])?;
+/// # Ok::<(), abstractllm::Error>(())
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`] for an unknown provider or key, or a value out of its range, each
+/// named with what was expected; otherwise what the provider says of its model.
+pub fn create_llm(provider: &str, config: impl Into<Config>) -> Result<Box<dyn Provider>> {
+    let config = config.into();
+    match provider {
+        #[cfg(feature = "mlx")]
+        mlx_backend::PROVIDER => {
+            let (model, options) = mlx_options(Reader::new(config))?;
+            Ok(Box::new(load(&model, options)?))
+        }
+        _ => {
+            drop(config);
+            Err(unknown_provider(provider))
+        }
+    }
+}
+
+/// Loads `model` with typed options: `tiny-vl` for the embedded model, a folder, or
+/// `organisation/model` in the local Hugging Face cache or on the hub.
+///
+/// A folder named `tiny-vl` in the working directory is written `./tiny-vl`.
+///
+/// # Errors
+/// If there is no such model, or it cannot be read or run.
+#[cfg(feature = "mlx")]
+pub fn load(model: &str, options: mlx_backend::MlxOptions) -> Result<mlx_backend::MlxProvider> {
+    #[cfg(feature = "tiny-vl")]
+    if model == crate::embedded::TINY_VL {
+        let folder = crate::embedded::tiny_vl()?;
+        return Ok(mlx_backend::MlxProvider::load(&folder.to_string_lossy(), options)?);
+    }
+    Ok(mlx_backend::MlxProvider::load(model, options)?)
+}
+
+fn unknown_provider(name: &str) -> Error {
+    let help = match (nearest(name, PROVIDERS), PROVIDERS) {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, []) => "this build has none: enable a feature such as `mlx`".to_owned(),
+        (None, known) => format!("known providers: {}", known.join(", ")),
+    };
+    Error::new(ErrorKind::InvalidRequest, format!("unknown provider `{name}`; {help}"))
+}
+
+#[cfg(feature = "mlx")]
+fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> {
+    use mlx_backend::{ComputeType, MlxOptions, Quantize};
+
+    let model = reader.text("model");
+    let switch = reader.switch("quantize")?;
+    let bits = reader.value("bits", "a whole number")?;
+    let group_size = reader.value("group_size", "a whole number")?;
+    let wanted = switch.unwrap_or(bits.is_some() || group_size.is_some());
+    let default = Quantize::default();
+    let quantize = Quantize {
+        bits: bits.unwrap_or(default.bits),
+        group_size: group_size.unwrap_or(default.group_size),
+    };
+    // Checked even when it is switched off: a bad value should not lie in wait.
+    quantize.validate().map_err(invalid)?;
+    let compute_type = match reader.text("compute_type").as_deref() {
+        None | Some("auto") => ComputeType::Auto,
+        Some("f32") => ComputeType::F32,
+        Some("bf16") => ComputeType::Bf16,
+        Some("f16") => ComputeType::F16,
+        Some(other) => return Err(unexpected("compute_type", "auto, f32, bf16 or f16", other)),
+    };
+    let mut options = MlxOptions {
+        quantize: wanted.then_some(quantize),
+        compute_type,
+        offline: reader.switch("offline")?.unwrap_or(false),
+        ..MlxOptions::default()
+    };
+    if let Some(tokens) = reader.value("prefill_step_tokens", "a whole number of at least 1")? {
+        if tokens == 0 {
+            return Err(unexpected("prefill_step_tokens", "a whole number of at least 1", "0"));
+        }
+        options.prefill_step_tokens = tokens;
+    }
+    options.defaults = reader.params()?;
+    reader.finish()?;
+    let model = model.ok_or_else(|| {
+        invalid("missing key `model`: expected `tiny-vl`, a folder, or `organisation/model`")
+    })?;
+    Ok((model, options))
+}
+
+#[cfg(all(test, feature = "mlx"))]
+mod tests {
+    use mlx_backend::{ComputeType, MlxOptions, Quantize};
+
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> Result<MlxOptions> {
+        let config = pairs.iter().copied().chain([("model", "m")]).collect();
+        mlx_options(Reader::new(config)).map(|(model, options)| {
+            assert_eq!(model, "m");
+            options
+        })
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        let (found, default) = (options(&[]).unwrap(), MlxOptions::default());
+        assert_eq!(found.quantize, default.quantize);
+        assert_eq!(found.compute_type, default.compute_type);
+        assert_eq!(found.prefill_step_tokens, default.prefill_step_tokens);
+        assert_eq!(found.offline, default.offline);
+        assert_eq!(found.defaults, default.defaults);
+    }
+
+    #[test]
+    fn every_option_has_a_text_form() {
+        let found = options(&[
+            ("compute_type", "bf16"),
+            ("prefill_step_tokens", "64"),
+            ("offline", "true"),
+            ("quantize", "true"),
+            ("temperature", "0.5"),
+        ])
+        .unwrap();
+        assert_eq!(found.compute_type, ComputeType::Bf16);
+        assert_eq!(found.prefill_step_tokens, 64);
+        assert!(found.offline);
+        assert_eq!(found.quantize, Some(Quantize::default()));
+        assert_eq!(found.defaults.temperature, Some(0.5));
+    }
+
+    #[test]
+    fn bits_imply_quantize_unless_it_is_off() {
+        let eight = Some(Quantize { bits: 8, group_size: 32 });
+        let set = [("bits", "8"), ("group_size", "32")];
+        assert_eq!(options(&set).unwrap().quantize, eight);
+        let off = [set[0], set[1], ("quantize", "false")];
+        assert_eq!(options(&off).unwrap().quantize, None);
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (key, value, says) in [
+            ("bits", "7", "bits must be one of [2, 3, 4, 5, 6, 8], found 7"),
+            ("bits", "four", "`bits`: expected a whole number, found `four`"),
+            ("compute_type", "f64", "`compute_type`: expected auto, f32, bf16 or f16, found `f64`"),
+            (
+                "prefill_step_tokens",
+                "0",
+                "`prefill_step_tokens`: expected a whole number of at least 1, found `0`",
+            ),
+            ("modle", "x", "unknown key `modle`; did you mean `model`?"),
+        ] {
+            assert_eq!(options(&[(key, value)]).unwrap_err().to_string(), says);
+        }
+    }
+
+    #[test]
+    fn a_model_must_be_named() {
+        let error = create_llm("mlx", Config::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+        assert!(error.to_string().starts_with("missing key `model`"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_provider_is_named() {
+        let error = create_llm("mxl", Config::default()).unwrap_err().to_string();
+        assert_eq!(error, "unknown provider `mxl`; did you mean `mlx`?");
+        let error = create_llm("openai", Config::default()).unwrap_err().to_string();
+        assert_eq!(error, "unknown provider `openai`; known providers: mlx");
+    }
+}
