@@ -122,6 +122,12 @@ pub enum ImageError {
     /// The path is a folder.
     #[error("is a directory, not a file")]
     Directory,
+    /// The checkpoint has no `preprocessor_config.json`.
+    #[error("the model has no image processor: it reads text only")]
+    NoProcessor,
+    /// A kind of image that this backend does not read.
+    #[error("cannot read an image of kind {0}")]
+    Kind(String),
     /// The bytes could not be decoded or the pixels not be resized.
     #[error(transparent)]
     Preprocess(#[from] vision_preproc::Error),
@@ -158,8 +164,11 @@ pub enum LoadError {
         found: String,
     },
     /// Tensors that the model has no use for.
-    #[error("{}", Names { what: "unused tensor", names: .0 })]
-    UnusedTensors(Vec<String>),
+    #[error("{}", Names { what: "unused tensor", names })]
+    UnusedTensors {
+        /// Their names in the layout of the model.
+        names: Vec<String>,
+    },
     /// Packed weights whose width fits no number of bits, or not the number configured.
     #[error("quantised tensor `{name}`: {reason}")]
     Quantization {

@@ -1,6 +1,36 @@
-//! Runs vision-language models on MLX behind the llm-core provider trait.
-#![deny(unsafe_code)]
+//! Runs vision-language models on [MLX](https://github.com/ml-explore/mlx) behind the
+//! [`llm_core::Provider`] trait: on Apple silicon, on NVIDIA GPUs and on Linux CPUs.
+//!
+//! [`MlxProvider::load`] takes a folder in the layout of the mlx-community (or the original Hugging
+//! Face) checkpoints, quantised or full. What it needs is read strictly: a tensor that is missing,
+//! left over or of another shape is an error that names it.
+#![forbid(unsafe_code)]
 
+mod cache;
+mod chat;
+mod checkpoint;
+mod engine;
 mod error;
+mod generate;
+#[cfg(test)]
+mod golden;
+mod locate;
+mod models;
+mod nn;
+mod prompt;
+mod provider;
+mod quantize;
+mod rope;
+mod sampler;
+mod stop;
+mod text_stream;
+mod tokenizer;
+mod weights;
 
-pub use crate::error::{Error, ImageError, LoadError, Result};
+pub use crate::{
+    engine::LoadProgress,
+    error::{Error, ImageError, LoadError, Result},
+    locate::DownloadProgress,
+    provider::{ComputeType, MlxOptions, MlxProvider, PROVIDER},
+    quantize::Quantize,
+};

@@ -12,8 +12,8 @@ use mlx_rs::fast::{
 };
 use mlx_rs::ops::indexing::{argmax_axis, take_along_axis, take_axis};
 use mlx_rs::ops::{
-    argpartition_axis, argsort_axis, concatenate_axis, conv2d, cumsum, dequantize, logsumexp_axis,
-    matmul, quantize, quantized_matmul, sigmoid, softmax_axis, r#where,
+    argpartition_axis, argsort_axis, concatenate, conv2d, cumsum, dequantize, logsumexp_axis,
+    matmul, quantize, quantized_matmul, select, sigmoid, softmax_axis,
 };
 use mlx_rs::{Array, Dtype, nn};
 
@@ -394,11 +394,11 @@ fn rows_are_taken_joined_and_chosen() {
         [5, 0, 5].iter().flat_map(|&id| table[id * 4..][..4].to_vec()).collect();
     assert_close(&rows, &[3, 4], &expected);
 
-    let joined = concatenate_axis(&[&rows, &rows], 0).unwrap();
+    let joined = concatenate(&[&rows, &rows], 0).unwrap();
     assert_close(&joined, &[6, 4], &[expected.clone(), expected.clone()].concat());
 
     let mask = Array::from_slice(&[true, false, true], &[3, 1]);
-    let chosen = r#where(&mask, &rows, array(&[0.0], &[1])).unwrap();
+    let chosen = select(&mask, &rows, array(&[0.0], &[1])).unwrap();
     let kept: Vec<f64> =
         expected.iter().enumerate().map(|(i, &x)| if i / 4 == 1 { 0.0 } else { x }).collect();
     assert_close(&chosen, &[3, 4], &kept);

@@ -1,0 +1,192 @@
+//! A folder that holds a model: its configuration, its weight files and what they say about
+//! stopping, quantisation and images. No tensor is read here.
+
+mod files;
+mod quantization;
+mod stop_tokens;
+mod weight_files;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+pub(crate) use self::{
+    files::{read_bytes, read_json_if_any, read_text_if_any},
+    quantization::{Quantization, QuantizationConfig, QuantizationMode},
+    weight_files::missing_shards,
+};
+use crate::{Error, Result, tokenizer::Tokenizer};
+
+/// The name of the file that makes a folder a checkpoint.
+pub(crate) const CONFIG: &str = "config.json";
+
+/// A checkpoint whose files have been found and whose configuration has been read.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    dir: PathBuf,
+    config: Value,
+    model_type: String,
+    weight_files: Vec<PathBuf>,
+    quantization: QuantizationConfig,
+    preprocessor_config: Option<String>,
+    processor_config: Option<String>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the file, if `dir` has no `config.json`, a file does not say
+    /// what it must, or a weight file is missing; [`Error::Io`] if one cannot be read.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(CONFIG);
+        let Some(config) = read_json_if_any(&path)? else {
+            return Err(Error::Config {
+                path: dir.to_owned(),
+                reason: "not a checkpoint: expected a folder with config.json, tokenizer.json and \
+                         *.safetensors, found no config.json"
+                    .to_owned(),
+            });
+        };
+        if !config.is_object() {
+            return Err(Error::Config { path, reason: "expected a JSON object".to_owned() });
+        }
+        let model_type = match config.get("model_type") {
+            Some(Value::String(model_type)) => model_type.clone(),
+            found => {
+                let found = found.map_or("none".to_owned(), Value::to_string);
+                let reason = format!("expected `model_type` as a text, found {found}");
+                return Err(Error::Config { path, reason });
+            }
+        };
+        Ok(Self {
+            quantization: QuantizationConfig::from_config(&config)
+                .map_err(|reason| Error::Config { path, reason })?,
+            weight_files: weight_files::resolve(dir)?,
+            preprocessor_config: read_text_if_any(&dir.join("preprocessor_config.json"))?,
+            processor_config: read_text_if_any(&dir.join("processor_config.json"))?,
+            dir: dir.to_owned(),
+            config,
+            model_type,
+        })
+    }
+
+    /// Returns the folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns the path of `config.json`, for messages about what it says.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.dir.join(CONFIG)
+    }
+
+    /// Returns `config.json`, which is a JSON object.
+    pub(crate) fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Returns `model_type` of `config.json`.
+    pub(crate) fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// Returns the weight files in the order of their names; there is at least one, and each exists.
+    pub(crate) fn weight_files(&self) -> &[PathBuf] {
+        &self.weight_files
+    }
+
+    /// Returns how the weights are quantised.
+    pub(crate) fn quantization(&self) -> &QuantizationConfig {
+        &self.quantization
+    }
+
+    /// Returns the text of `preprocessor_config.json`, if there is one.
+    pub(crate) fn preprocessor_config(&self) -> Option<&str> {
+        self.preprocessor_config.as_deref()
+    }
+
+    /// Returns the text of `processor_config.json`, if there is one.
+    pub(crate) fn processor_config(&self) -> Option<&str> {
+        self.processor_config.as_deref()
+    }
+
+    /// Returns every token that ends an answer: the end-of-sequence ids of
+    /// `generation_config.json` and `config.json` (with its `text_config`), and the token that
+    /// `tokenizer_config.json` names.
+    ///
+    /// The union, because checkpoints disagree with themselves: an instruction model lists the end
+    /// of a turn in one file and the end of a document in another.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the file, if an entry is not an id.
+    pub(crate) fn stop_tokens(&self, tokenizer: &Tokenizer) -> Result<BTreeSet<u32>> {
+        stop_tokens::collect(&self.dir, &self.config, tokenizer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
+    }
+
+    fn message(result: Result<Checkpoint>) -> String {
+        result.expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_plain_checkpoint_opens() {
+        let checkpoint = Checkpoint::open(&golden("tiny_fp32")).unwrap();
+        assert_eq!(checkpoint.model_type(), "qwen2_5_vl");
+        assert_eq!(checkpoint.config()["hidden_size"], 64);
+        assert_eq!(checkpoint.weight_files(), [golden("tiny_fp32").join("model.safetensors")]);
+        assert_eq!(checkpoint.quantization(), &QuantizationConfig::default());
+        assert!(checkpoint.preprocessor_config().unwrap().contains("image_mean"));
+        assert_eq!(checkpoint.processor_config(), None);
+    }
+
+    #[test]
+    fn a_quantised_checkpoint_says_how() {
+        let checkpoint = Checkpoint::open(&golden("tiny_q4")).unwrap();
+        let expected = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        assert_eq!(checkpoint.quantization().get("language_model.lm_head"), Some(expected));
+        assert!(checkpoint.processor_config().unwrap().contains("image_processor"));
+        let tokenizer = Tokenizer::load(&golden("tiny_q4")).unwrap();
+        assert_eq!(checkpoint.stop_tokens(&tokenizer).unwrap(), BTreeSet::from([258]));
+    }
+
+    #[test]
+    fn a_folder_without_config_is_not_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = message(Checkpoint::open(dir.path()));
+        assert!(text.starts_with(dir.path().to_str().unwrap()), "{text}");
+        assert!(text.contains("not a checkpoint") && text.contains("config.json"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_config_is_named_with_what_was_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("model.safetensors"), "").unwrap();
+        for (config, says) in [
+            ("", "not valid JSON"),
+            ("{\"model_type\": \"a\"", "not valid JSON"),
+            ("[]", "expected a JSON object"),
+            ("{}", "expected `model_type` as a text, found none"),
+            ("{\"model_type\": 3}", "expected `model_type` as a text, found 3"),
+        ] {
+            fs::write(dir.path().join(CONFIG), config).unwrap();
+            let text = message(Checkpoint::open(dir.path()));
+            assert!(text.contains(says) && text.contains("config.json"), "{config}: {text}");
+        }
+        fs::write(dir.path().join(CONFIG), b"{\"model_type\": \"\xff\"}").unwrap();
+        assert!(message(Checkpoint::open(dir.path())).contains("not valid UTF-8"));
+    }
+}

@@ -1,0 +1,249 @@
+//! The one thread that owns MLX. Arrays and graphs belong to the thread that makes them, so models
+//! are loaded, run and dropped here, and everyone else sends messages.
+//!
+//! Answers in the making take turns: each turn does one piece of work ([`Generation::step`]), so a
+//! long answer does not keep a short one waiting.
+
+use std::{
+    any::Any,
+    collections::{HashMap, VecDeque},
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    rc::Rc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
+    thread,
+};
+
+use llm_core::Event;
+use mlx_rs::{Device, DeviceType, Dtype, Stream, with_stream};
+
+use crate::{
+    Error, Result,
+    checkpoint::QuantizationConfig,
+    generate::{Generation, Job, Status},
+    models::{Architecture, Media, VisionLanguageModel},
+    quantize::Quantize,
+    weights::Weights,
+};
+
+/// Hears of bytes done and bytes in all.
+pub type LoadProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// What to load.
+pub(crate) struct LoadSpec {
+    pub(crate) architecture: &'static Architecture,
+    pub(crate) config: serde_json::Value,
+    pub(crate) config_path: PathBuf,
+    pub(crate) weight_files: Vec<PathBuf>,
+    pub(crate) packed: QuantizationConfig,
+    pub(crate) quantize: Option<Quantize>,
+    /// `None`: f32 on the CPU, the type of the checkpoint on a GPU.
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) progress: LoadProgress,
+}
+
+/// A model that the engine holds; dropping this drops the model.
+#[derive(Debug)]
+pub(crate) struct LoadedModel {
+    id: u64,
+    pub(crate) media: Media,
+    pub(crate) context_tokens: usize,
+}
+
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        // If the thread is gone, so is the model.
+        let _ = sender().send(Command::Unload(self.id));
+    }
+}
+
+enum Command {
+    Load(Box<LoadSpec>, mpsc::SyncSender<Result<LoadedModel>>),
+    Generate(u64, Box<Job>),
+    Unload(u64),
+    Call(Box<dyn FnOnce() + Send>),
+}
+
+/// Loads a model; blocks until it is read.
+///
+/// # Errors
+/// What was wrong with the checkpoint, or [`Error::Dead`].
+pub(crate) fn load(spec: LoadSpec) -> Result<LoadedModel> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    send(Command::Load(Box::new(spec), reply))?;
+    answer.recv().map_err(|_| gone())?
+}
+
+/// Starts an answer, whose events go where `job` says.
+///
+/// # Errors
+/// [`Error::Dead`].
+pub(crate) fn generate(model: &LoadedModel, job: Job) -> Result<()> {
+    send(Command::Generate(model.id, Box::new(job)))
+}
+
+/// Runs `work` on the MLX thread and waits for what it returns.
+///
+/// # Errors
+/// [`Error::Dead`], also if `work` panics.
+pub(crate) fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    send(Command::Call(Box::new(move || {
+        let _ = reply.send(work());
+    })))?;
+    answer.recv().map_err(|_| gone())
+}
+
+fn send(command: Command) -> Result<()> {
+    sender().send(command).map_err(|_| gone())
+}
+
+fn gone() -> Error {
+    Error::Dead("it does not answer".to_owned())
+}
+
+/// Returns the channel to the thread, which is started by the first call and runs as long as the
+/// process.
+fn sender() -> &'static Sender<Command> {
+    static SENDER: OnceLock<Sender<Command>> = OnceLock::new();
+    SENDER.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel();
+        let started = thread::Builder::new().name("mlx".to_owned()).spawn(move || run(&receiver));
+        if let Err(error) = started {
+            // The receiver is dropped with the closure: every caller is told that it is gone.
+            tracing::error!(%error, "cannot start the MLX thread");
+        }
+        sender
+    })
+}
+
+#[derive(Default)]
+struct Engine {
+    models: HashMap<u64, Rc<dyn VisionLanguageModel>>,
+    running: VecDeque<Generation>,
+}
+
+fn run(commands: &Receiver<Command>) {
+    let mut engine = Engine::default();
+    // Without a stream of its own, every operation would make one.
+    with_stream(&Stream::new(), || {
+        loop {
+            let command = match engine.running.is_empty() {
+                true => commands.recv().map_err(|_| TryRecvError::Disconnected),
+                false => commands.try_recv(),
+            };
+            match command {
+                Ok(command) => engine.handle(command),
+                Err(TryRecvError::Empty) => engine.turn(),
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+    });
+}
+
+impl Engine {
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Load(spec, reply) => {
+                let loaded = guarded(|| self.load(&spec));
+                // Nobody waits: the model is dropped again by its handle.
+                let _ = reply.send(loaded);
+            }
+            Command::Generate(model, job) => match self.models.get(&model) {
+                Some(model) => self.running.push_back(Generation::new(*job, model.clone())),
+                None => {
+                    let error = Error::Dead("the model was unloaded".to_owned());
+                    let _ = job.events.send(Err::<Event, _>(error.into()));
+                }
+            },
+            Command::Unload(model) => {
+                self.models.remove(&model);
+                let _ = mlx_rs::memory::clear_cache();
+            }
+            Command::Call(work) => {
+                let _ = guarded(|| Ok(work()));
+            }
+        }
+    }
+
+    fn load(&mut self, spec: &LoadSpec) -> Result<LoadedModel> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let model = build(spec)?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let loaded =
+            LoadedModel { id, media: *model.media(), context_tokens: model.context_tokens() };
+        self.models.insert(id, Rc::from(model));
+        Ok(loaded)
+    }
+
+    /// Gives the next answer its turn.
+    fn turn(&mut self) {
+        let Some(mut generation) = self.running.pop_front() else { return };
+        match guarded(|| generation.step()) {
+            Ok(Status::Running) => self.running.push_back(generation),
+            Ok(Status::Done) => {}
+            Err(error) => generation.fail(error),
+        }
+    }
+}
+
+/// Builds a model on this thread, which from then on is the only one that can run it.
+pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
+    let on_cpu = Device::try_default()
+        .and_then(|device| device.get_type())
+        .is_ok_and(|kind| matches!(kind, DeviceType::Cpu));
+    let dtype = spec.dtype.unwrap_or(match on_cpu {
+        // Half types have no fast kernels on a CPU.
+        true => Dtype::Float32,
+        false => checkpoint_dtype(&spec.config),
+    });
+    let weights = Weights::open(
+        &spec.weight_files,
+        spec.architecture.rename,
+        dtype,
+        spec.packed.clone(),
+        spec.quantize,
+    )?;
+    let fused_attention = !on_cpu;
+    let model =
+        (spec.architecture.load)(&spec.config, &spec.config_path, &weights, fused_attention)?;
+    weights.finish(&*spec.progress)?;
+    Ok(model)
+}
+
+/// Runs `work`; a panic becomes an error, so that one bad request does not end the thread.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::Mlx { op: "the MLX thread", message: panic_message(&*panic) })
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+/// Returns the float type that `config.json` names, bf16 if it names none.
+fn checkpoint_dtype(config: &serde_json::Value) -> Dtype {
+    let name = ["dtype", "torch_dtype"].iter().find_map(|key| {
+        let nested = config.get("text_config").and_then(|text| text.get(key));
+        config.get(key).or(nested)?.as_str()
+    });
+    match name {
+        Some("float32") => Dtype::Float32,
+        Some("float16") => Dtype::Float16,
+        _ => Dtype::Bfloat16,
+    }
+}
+
+impl fmt::Debug for LoadSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadSpec").field("config_path", &self.config_path).finish_non_exhaustive()
+    }
+}

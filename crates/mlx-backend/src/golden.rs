@@ -1,0 +1,204 @@
+//! The model against values that mlx-vlm computed on the same tiny checkpoints; see
+//! `testdata/golden/README.md`.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use mlx_rs::{Array, ops::indexing::TryIndexOp};
+use vision_preproc::{Grid, ImageProcessor, Limits, PixelBudget, RgbImage};
+
+use crate::{
+    cache::KvCache,
+    checkpoint::Checkpoint,
+    engine::{LoadSpec, build},
+    models::{self, VisionLanguageModel},
+    provider::image_processor,
+    rope::Rotation,
+};
+
+/// One case: a checkpoint, its images (and whether they are mirrored), and the greedy tokens.
+struct Case {
+    name: &'static str,
+    checkpoint: &'static str,
+    images: &'static [&'static str],
+    mirrored: bool,
+    greedy: [i32; 8],
+}
+
+const ONE: &[&str] = &["a_220x150.png"];
+const CASES: [Case; 5] = [
+    Case {
+        name: "one_image",
+        checkpoint: "tiny_fp32",
+        images: ONE,
+        mirrored: false,
+        greedy: [302, 313, 99, 295, 155, 134, 46, 46],
+    },
+    Case {
+        name: "two_images",
+        checkpoint: "tiny_fp32",
+        images: &["a_220x150.png", "b_130x180.png"],
+        mirrored: false,
+        greedy: [200, 99, 150, 37, 102, 153, 173, 239],
+    },
+    Case {
+        name: "text_only",
+        checkpoint: "tiny_fp32",
+        images: &[],
+        mirrored: false,
+        greedy: [153, 37, 175, 213, 50, 156, 281, 46],
+    },
+    Case {
+        name: "one_image_flipped",
+        checkpoint: "tiny_fp32",
+        images: ONE,
+        mirrored: true,
+        greedy: [241, 246, 124, 187, 239, 255, 203, 83],
+    },
+    Case {
+        name: "q4_one_image",
+        checkpoint: "tiny_q4",
+        images: ONE,
+        mirrored: false,
+        greedy: [318, 175, 101, 203, 172, 163, 46, 130],
+    },
+];
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
+}
+
+fn load(checkpoint: &str) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
+    let checkpoint = Checkpoint::open(&golden(checkpoint)).unwrap();
+    let model = build(&LoadSpec {
+        architecture: models::architecture(checkpoint.model_type()).unwrap(),
+        config: checkpoint.config().clone(),
+        config_path: checkpoint.config_path(),
+        weight_files: checkpoint.weight_files().to_vec(),
+        packed: checkpoint.quantization().clone(),
+        quantize: None,
+        dtype: Some(mlx_rs::Dtype::Float32),
+        progress: Arc::new(|_, _| {}),
+    });
+    (model.unwrap(), image_processor(&checkpoint).unwrap().unwrap())
+}
+
+fn decode(name: &str, mirrored: bool) -> RgbImage {
+    let bytes = std::fs::read(golden(name)).unwrap();
+    let image = vision_preproc::decode(&bytes, &Limits::default()).unwrap();
+    if !mirrored {
+        return image;
+    }
+    let (size, pixels) = (image.size(), image.as_view().pixels().to_vec());
+    let row_bytes = size.width as usize * 3;
+    let flipped: Vec<u8> = pixels
+        .chunks(row_bytes)
+        .flat_map(|row| row.chunks(3).rev().flatten().copied().collect::<Vec<u8>>())
+        .collect();
+    RgbImage::new(size.width, size.height, flipped).unwrap()
+}
+
+fn floats(array: &Array) -> Vec<f32> {
+    // Sliced arrays are views; reshaping makes their values lie side by side.
+    array.reshape(&[-1]).unwrap().to_vec_cast::<f32>().unwrap()
+}
+
+fn largest_difference(found: &Array, expected: &Array) -> f32 {
+    assert_eq!(found.size(), expected.size(), "{:?} {:?}", found.shape(), expected.shape());
+    let pairs = floats(found).into_iter().zip(floats(expected));
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Runs a prompt through the model in one or several steps and returns all its logits.
+fn prefill(
+    model: &dyn VisionLanguageModel,
+    embeddings: &Array,
+    positions: &crate::rope::Positions,
+    caches: &mut [KvCache],
+    step: usize,
+) -> Array {
+    let total = embeddings.dim(1) as usize;
+    let mut parts = Vec::new();
+    for start in (0..total).step_by(step) {
+        let end = total.min(start + step);
+        let rotation = model.prompt_rotation(positions, start..end).unwrap();
+        let x = embeddings.try_index((.., start as i32..end as i32, ..)).unwrap();
+        parts.push(model.logits(&model.forward(x, &rotation, caches).unwrap()).unwrap());
+    }
+    mlx_rs::ops::concatenate(&parts, 1).unwrap()
+}
+
+fn check(case: &Case, step: usize) {
+    let expected = Array::load_safetensors(golden(&format!("{}.safetensors", case.name))).unwrap();
+    let expected: HashMap<&str, &Array> = expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let (model, processor) = load(case.checkpoint);
+    let ids: Vec<u32> = expected["input_ids"].to_vec_cast::<u32>().unwrap();
+
+    let mut pixels: Vec<f32> = Vec::new();
+    let mut grids: Vec<Grid> = Vec::new();
+    let mut features = Vec::new();
+    for name in case.images {
+        let image = decode(name, case.mirrored);
+        let patches = processor.process(image.as_view(), &PixelBudget::default()).unwrap();
+        let rows = (patches.grid.h * patches.grid.w) as i32;
+        let array = Array::from_slice(&patches.values, &[rows, 1176]);
+        features.push(model.encode(&array, patches.grid).unwrap());
+        pixels.extend(&patches.values);
+        grids.push(patches.grid);
+    }
+    if !grids.is_empty() {
+        let reference = floats(expected["pixel_values"]);
+        let same = reference.iter().zip(&pixels).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same && reference.len() == pixels.len(), "{}: pixel values", case.name);
+        let found = mlx_rs::ops::concatenate(&features, 0).unwrap();
+        let difference = largest_difference(&found, expected["vision_features"]);
+        assert!(difference < 1e-4, "{}: features differ by {difference}", case.name);
+    }
+
+    let positions = model.positions(&ids, &grids).unwrap();
+    let reference: Vec<i32> = expected["position_ids"].to_vec_cast().unwrap();
+    assert_eq!(positions.axes.concat(), reference, "{}: positions", case.name);
+    let delta = expected["rope_delta"].to_vec_cast::<i32>().unwrap();
+    assert_eq!([positions.delta], delta.as_slice(), "{}: delta", case.name);
+
+    let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
+    let mut embeddings = model.embed(&tokens).unwrap();
+    if !features.is_empty() {
+        embeddings = model.merge(&embeddings, &ids, &features).unwrap();
+    }
+    let difference = largest_difference(&embeddings, expected["inputs_embeds"]);
+    assert!(difference < 1e-4, "{}: embeddings differ by {difference}", case.name);
+
+    let mut caches = model.new_caches();
+    let logits = prefill(&*model, &embeddings, &positions, &mut caches, step);
+    let difference = largest_difference(&logits, expected["logits"]);
+    assert!(difference < 1e-3, "{}: logits differ by {difference}", case.name);
+
+    // The first greedy token follows from the prompt, the others from one step each.
+    let mut last = logits.try_index((.., -1, ..)).unwrap();
+    let mut greedy = Vec::new();
+    for row in 0..8 {
+        let reference = expected["greedy_logits"].try_index((row, ..)).unwrap();
+        let difference = largest_difference(&last, &reference);
+        assert!(difference < 1e-3, "{}: step {row} differs by {difference}", case.name);
+        let token = mlx_rs::ops::indexing::argmax_axis(&last, -1, false).unwrap();
+        greedy.push(token.to_vec_cast::<i32>().unwrap()[0]);
+        let x = model.embed(&token.reshape(&[1, 1]).unwrap()).unwrap();
+        let rotation = Rotation::Offset(caches[0].offset() + positions.delta);
+        let hidden = model.forward(x, &rotation, &mut caches).unwrap();
+        last = model.logits(&hidden.try_index((.., -1, ..)).unwrap()).unwrap();
+    }
+    assert_eq!(greedy, case.greedy, "{}: greedy tokens", case.name);
+}
+
+#[test]
+fn every_case_matches_the_reference() {
+    CASES.iter().for_each(|case| check(case, usize::MAX >> 1));
+}
+
+/// Steps that cut through images and through text give the same logits.
+#[test]
+fn a_prompt_read_in_steps_gives_the_same() {
+    for step in [7, 64] {
+        CASES.iter().for_each(|case| check(case, step));
+    }
+}

@@ -1,0 +1,106 @@
+//! The architectures, one file each, and the table that finds one by `model_type`.
+
+mod qwen2;
+mod qwen2_5_vision;
+mod qwen2_5_vl;
+mod windows;
+
+use std::{fmt, ops::Range, path::Path};
+
+use mlx_rs::{Array, error::Result as MlxResult};
+use serde_json::Value;
+use vision_preproc::Grid;
+
+use crate::{
+    Error, Result,
+    cache::KvCache,
+    rope::{Positions, Rotation},
+    weights::Weights,
+};
+
+/// A model that reads images and text.
+///
+/// Every method is pure but for the caches it is given: positions and caches belong to a request,
+/// so that requests cannot disturb each other.
+pub(crate) trait VisionLanguageModel: fmt::Debug {
+    /// Returns how images appear in a prompt.
+    fn media(&self) -> &Media;
+    /// Returns the most tokens of prompt and answer together.
+    fn context_tokens(&self) -> usize;
+    /// Returns an empty cache for each layer.
+    fn new_caches(&self) -> Vec<KvCache>;
+    /// Patches `[P, patch_values]` of one image to features `[P / merge², E]`.
+    fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array>;
+    /// Returns the position of each token of a prompt with images of `grids`.
+    fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions>;
+    /// Token ids `[B, L]` to embeddings `[B, L, E]`.
+    fn embed(&self, ids: &Array) -> MlxResult<Array>;
+    /// Puts the features of each image at its image tokens.
+    fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array>;
+    /// Returns the rotation of the tokens of a prompt in `range`.
+    fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation>;
+    /// Embeddings `[B, L, E]` to hidden states `[B, L, E]`, adding the tokens to the caches.
+    fn forward(&self, x: Array, rotation: &Rotation, caches: &mut [KvCache]) -> MlxResult<Array>;
+    /// Hidden states `[.., E]` to logits `[.., V]`.
+    fn logits(&self, hidden: &Array) -> MlxResult<Array>;
+}
+
+/// How images appear in a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Media {
+    /// The token that stands for a feature of an image.
+    pub(crate) image_token: u32,
+    /// The token that stands for a feature of a video.
+    pub(crate) video_token: u32,
+    /// Patches that a feature joins, along each side.
+    pub(crate) merge: usize,
+    /// Values of a patch.
+    pub(crate) patch_values: usize,
+}
+
+impl Media {
+    /// Returns whether `id` stands for a feature.
+    pub(crate) fn is_placeholder(&self, id: u32) -> bool {
+        id == self.image_token || id == self.video_token
+    }
+
+    /// Returns how many tokens an image of `grid` takes.
+    pub(crate) fn tokens(&self, grid: Grid) -> usize {
+        grid.t * grid.h * grid.w / (self.merge * self.merge)
+    }
+}
+
+type Rename = fn(&str) -> Option<String>;
+type Load = fn(&Value, &Path, &Weights, bool) -> Result<Box<dyn VisionLanguageModel>>;
+
+/// An architecture that this crate runs.
+#[derive(Debug)]
+pub(crate) struct Architecture {
+    /// `model_type` in `config.json`.
+    model_type: &'static str,
+    /// Maps the name of a tensor in a checkpoint to the model's; `None` drops it.
+    pub(crate) rename: Rename,
+    /// Builds the model.
+    pub(crate) load: Load,
+}
+
+const ARCHITECTURES: [Architecture; 1] = [Architecture {
+    model_type: "qwen2_5_vl",
+    rename: qwen2_5_vl::rename,
+    load: |config, path, weights, fused| {
+        Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, fused)?))
+    },
+}];
+
+/// Returns the architecture of `model_type`.
+///
+/// # Errors
+/// [`Error::UnsupportedArchitecture`], with those known.
+pub(crate) fn architecture(model_type: &str) -> Result<&'static Architecture> {
+    ARCHITECTURES.iter().find(|a| a.model_type == model_type).ok_or_else(|| {
+        Error::UnsupportedArchitecture {
+            model_type: model_type.to_owned(),
+            known: ARCHITECTURES.iter().map(|a| a.model_type).collect(),
+        }
+    })
+}

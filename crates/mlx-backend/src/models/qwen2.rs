@@ -1,0 +1,294 @@
+//! Qwen2 decoder: pre-norm blocks of grouped-query attention (biases on q, k and v) and SwiGLU.
+//! The text half of Qwen2-VL and Qwen2.5-VL, where positions have three axes.
+//!
+//! Sources: arXiv:2407.10671; transformers `modeling_qwen2_5_vl.py`, `Qwen2_5_VLTextModel`.
+//!
+//! `B` batch, `L` new tokens, `S` cached plus new, `E` hidden, `H`/`K` query/key heads, `D` head
+//! size, `V` vocabulary.
+
+use mlx_rs::{
+    Array, Dtype,
+    error::Result as MlxResult,
+    fast::{ScaledDotProductAttentionMask as Mask, scaled_dot_product_attention},
+};
+use serde::Deserialize;
+
+use crate::{
+    Result,
+    cache::KvCache,
+    nn::{Embedding, Linear, RmsNorm, swiglu},
+    rope::{Rope, Rotation},
+    weights::Scope,
+};
+
+/// The fields of `config.json` that the decoder reads, with upstream's defaults.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Config {
+    pub(crate) hidden_size: i32,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) intermediate_size: i32,
+    pub(crate) num_attention_heads: i32,
+    #[serde(default)]
+    pub(crate) num_key_value_heads: Option<i32>,
+    #[serde(default = "default_eps")]
+    pub(crate) rms_norm_eps: f32,
+    pub(crate) vocab_size: i32,
+    #[serde(default)]
+    rope_theta: Option<f32>,
+    #[serde(default = "default_context")]
+    pub(crate) max_position_embeddings: usize,
+    #[serde(default)]
+    rope_scaling: Option<RopeParameters>,
+    /// The newer name, which holds the base too.
+    #[serde(default)]
+    rope_parameters: Option<RopeParameters>,
+    /// Upstream's default is true: the 3B checkpoint has no head of its own.
+    #[serde(default = "default_true")]
+    pub(crate) tie_word_embeddings: bool,
+}
+
+/// The frequencies and how they are divided among the axes.
+#[derive(Clone, Debug, Default, Deserialize)]
+struct RopeParameters {
+    #[serde(default)]
+    rope_theta: Option<f32>,
+    #[serde(default)]
+    mrope_section: Option<[usize; 3]>,
+}
+
+impl Config {
+    pub(crate) fn head_dim(&self) -> i32 {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    fn key_value_heads(&self) -> i32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Returns the rotary embedding; without sections, every frequency turns with time, which for
+    /// text is the plain embedding.
+    fn rope(&self) -> Rope {
+        let half = self.head_dim() as usize / 2;
+        let theta = self.rope_theta.or_else(|| self.rope_parameters().find_map(|p| p.rope_theta));
+        let sections = self.mrope_section().unwrap_or([half, 0, 0]);
+        Rope::new(self.head_dim(), theta.unwrap_or(1e6), sections)
+    }
+
+    fn rope_parameters(&self) -> impl Iterator<Item = &RopeParameters> {
+        self.rope_scaling.iter().chain(&self.rope_parameters)
+    }
+
+    fn mrope_section(&self) -> Option<[usize; 3]> {
+        self.rope_parameters().find_map(|p| p.mrope_section)
+    }
+
+    /// Checks what later arithmetic relies on.
+    ///
+    /// # Errors
+    /// A sentence with both values that do not fit.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let (hidden, heads, kv) =
+            (self.hidden_size, self.num_attention_heads, self.key_value_heads());
+        if hidden <= 0 || heads <= 0 || kv <= 0 || self.vocab_size <= 0 {
+            return Err("hidden_size, vocab_size and the numbers of heads must be positive".into());
+        }
+        if hidden % heads != 0 || self.head_dim() % 2 != 0 {
+            return Err(format!("hidden_size {hidden} does not divide into {heads} even heads"));
+        }
+        if heads % kv != 0 {
+            return Err(format!("{heads} query heads do not divide among {kv} key heads"));
+        }
+        match self.mrope_section().map(|sections| sections.iter().sum::<usize>()) {
+            Some(sum) if sum * 2 != self.head_dim() as usize => Err(format!(
+                "mrope_section sums to {sum}, expected half the head size of {}",
+                self.head_dim()
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The decoder: tokens or embeddings in, logits out.
+#[derive(Debug)]
+pub(crate) struct Model {
+    embed_tokens: Embedding,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    /// `None` where the head is tied to the embedding.
+    lm_head: Option<Linear>,
+    pub(crate) rope: Rope,
+    pub(crate) dtype: Dtype,
+}
+
+impl Model {
+    /// Takes the tensors of `language_model`.
+    pub(crate) fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+        let (model, hidden) = (scope.sub("model"), config.hidden_size);
+        Ok(Self {
+            embed_tokens: Embedding::load(&model.sub("embed_tokens"), config.vocab_size, hidden)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Block::load(config, &model.sub(format!("layers.{i}"))))
+                .collect::<Result<_>>()?,
+            norm: RmsNorm::load(&model.sub("norm"), hidden, config.rms_norm_eps)?,
+            lm_head: (!config.tie_word_embeddings)
+                .then(|| Linear::load(&scope.sub("lm_head"), config.vocab_size, hidden, false))
+                .transpose()?,
+            rope: config.rope(),
+            dtype: scope.dtype(),
+        })
+    }
+
+    /// Returns an empty cache for each layer.
+    pub(crate) fn new_caches(&self) -> Vec<KvCache> {
+        vec![KvCache::default(); self.layers.len()]
+    }
+
+    /// Token ids `[B, L]` to `[B, L, E]`.
+    pub(crate) fn embed(&self, ids: &Array) -> MlxResult<Array> {
+        self.embed_tokens.forward(ids)
+    }
+
+    /// `[B, L, E]` to `[B, L, E]`, adding the tokens to the caches.
+    pub(crate) fn forward(
+        &self,
+        mut x: Array,
+        rotation: &Rotation,
+        caches: &mut [KvCache],
+    ) -> MlxResult<Array> {
+        for (layer, cache) in self.layers.iter().zip(caches) {
+            x = layer.forward(&x, &self.rope, rotation, cache)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    /// `[.., E]` to `[.., V]`.
+    pub(crate) fn logits(&self, x: &Array) -> MlxResult<Array> {
+        match &self.lm_head {
+            Some(head) => head.forward(x),
+            None => self.embed_tokens.as_linear(x),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Block {
+    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+        let norm = |name| RmsNorm::load(&scope.sub(name), config.hidden_size, config.rms_norm_eps);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(config, &scope.sub("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::load(config, &scope.sub("mlp"))?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Array,
+        rope: &Rope,
+        rotation: &Rotation,
+        cache: &mut KvCache,
+    ) -> MlxResult<Array> {
+        let x = x.add(self.self_attn.forward(
+            &self.input_layernorm.forward(x)?,
+            rope,
+            rotation,
+            cache,
+        )?)?;
+        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    heads: i32,
+    key_value_heads: i32,
+    head_dim: i32,
+}
+
+impl Attention {
+    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+        let (hidden, d) = (config.hidden_size, config.head_dim());
+        let (heads, key_value_heads) = (config.num_attention_heads, config.key_value_heads());
+        Ok(Self {
+            q_proj: Linear::load(&scope.sub("q_proj"), heads * d, hidden, true)?,
+            k_proj: Linear::load(&scope.sub("k_proj"), key_value_heads * d, hidden, true)?,
+            v_proj: Linear::load(&scope.sub("v_proj"), key_value_heads * d, hidden, true)?,
+            o_proj: Linear::load(&scope.sub("o_proj"), hidden, heads * d, false)?,
+            heads,
+            key_value_heads,
+            head_dim: d,
+        })
+    }
+
+    /// `[B, L, E]` to `[B, L, E]`; each token sees itself and those before it.
+    fn forward(
+        &self,
+        x: &Array,
+        rope: &Rope,
+        rotation: &Rotation,
+        cache: &mut KvCache,
+    ) -> MlxResult<Array> {
+        let (b, l) = (x.dim(0), x.dim(1));
+        let split = |x: Array, heads: i32| {
+            x.reshape(&[b, l, heads, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])
+        };
+        let q = split(self.q_proj.forward(x)?, self.heads)?;
+        let k = split(self.k_proj.forward(x)?, self.key_value_heads)?;
+        let v = split(self.v_proj.forward(x)?, self.key_value_heads)?;
+
+        let q = rope.apply(&q, rotation)?; // [B, H, L, D]
+        let k = rope.apply(&k, rotation)?; // [B, K, L, D]
+        let (k, v) = cache.update(&k, &v)?; // [B, K, S, D]
+
+        let scale = (self.head_dim as f32).powf(-0.5);
+        let mask = (l > 1).then_some(Mask::Causal);
+        let out = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
+        self.o_proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[b, l, -1])?)
+    }
+}
+
+#[derive(Debug)]
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            gate_proj: Linear::load(&scope.sub("gate_proj"), inner, hidden, false)?,
+            up_proj: Linear::load(&scope.sub("up_proj"), inner, hidden, false)?,
+            down_proj: Linear::load(&scope.sub("down_proj"), hidden, inner, false)?,
+        })
+    }
+
+    fn forward(&self, x: &Array) -> MlxResult<Array> {
+        self.down_proj.forward(&swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
+    }
+}
+
+fn default_eps() -> f32 {
+    1e-6
+}
+
+fn default_context() -> usize {
+    128_000
+}
+
+fn default_true() -> bool {
+    true
+}

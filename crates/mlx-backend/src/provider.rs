@@ -1,0 +1,288 @@
+//! The provider: a checkpoint on disk becomes something that can be asked.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use futures_core::Stream;
+use llm_core::{
+    Capabilities, Capability, Event, EventStream, GenerateParams, ModelInfo, Progress, Provider,
+    Request, Result as CoreResult, Stage,
+};
+use perf_monitor::{GenerationTimer, NullRecorder, Phase, Recorder, Span};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use vision_preproc::{ImageProcessor, Limits, Rescale};
+
+use crate::{
+    Error, Result,
+    chat::ChatTemplate,
+    checkpoint::Checkpoint,
+    engine::{self, LoadProgress, LoadSpec, LoadedModel},
+    generate::Job,
+    locate::{DownloadProgress, locate},
+    models,
+    prompt::Frontend,
+    quantize::Quantize,
+    tokenizer::Tokenizer,
+};
+
+/// The name of this provider, as in `create_llm("mlx", ...)`.
+pub const PROVIDER: &str = "mlx";
+
+/// The type that a model computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComputeType {
+    /// f32 on a CPU, which has no fast kernels for halves; the checkpoint's own type on a GPU.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with 8 bits of exponent.
+    Bf16,
+    /// 16-bit floats with 5 bits of exponent.
+    F16,
+}
+
+impl ComputeType {
+    fn dtype(self) -> Option<mlx_rs::Dtype> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(mlx_rs::Dtype::Float32),
+            Self::Bf16 => Some(mlx_rs::Dtype::Bfloat16),
+            Self::F16 => Some(mlx_rs::Dtype::Float16),
+        }
+    }
+}
+
+/// How a model is loaded and run.
+#[derive(Clone)]
+pub struct MlxOptions {
+    /// Packs a full checkpoint while loading it; a checkpoint that is packed stays as it is.
+    pub quantize: Option<Quantize>,
+    /// The type to compute in.
+    pub compute_type: ComputeType,
+    /// Prompt tokens read at a time, at least 1: more is faster and takes more memory.
+    pub prefill_step_tokens: usize,
+    /// Never goes to the network, even for a model that is not here.
+    pub offline: bool,
+    /// Bounds on images, checked before they are decoded.
+    pub limits: Limits,
+    /// What is used of a request where it does not say.
+    pub defaults: GenerateParams,
+    /// Receives phases and counters.
+    pub recorder: Arc<dyn Recorder>,
+    /// Hears of bytes read and bytes in all while the checkpoint is loaded.
+    pub load_progress: LoadProgress,
+    /// Hears of file, bytes done and bytes in all while a model is downloaded.
+    pub download_progress: DownloadProgress,
+}
+
+impl Default for MlxOptions {
+    fn default() -> Self {
+        Self {
+            quantize: None,
+            compute_type: ComputeType::Auto,
+            prefill_step_tokens: 512,
+            offline: false,
+            limits: Limits::default(),
+            defaults: GenerateParams::default(),
+            recorder: Arc::new(NullRecorder),
+            load_progress: Arc::new(|_, _| {}),
+            download_progress: Arc::new(|_, _, _| {}),
+        }
+    }
+}
+
+impl fmt::Debug for MlxOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MlxOptions")
+            .field("quantize", &self.quantize)
+            .field("compute_type", &self.compute_type)
+            .field("prefill_step_tokens", &self.prefill_step_tokens)
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A vision-language model on MLX.
+///
+/// ```no_run
+/// use llm_core::{Image, Provider, Request};
+/// use mlx_backend::{MlxOptions, MlxProvider};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = MlxProvider::load("mlx-community/Qwen2.5-VL-3B-Instruct-4bit", MlxOptions::default())?;
+/// let answer = model.generate(Request::images([Image::Path("cat.jpg".into())], "What is it?")).await?;
+/// println!("{}", answer.text);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct MlxProvider {
+    info: ModelInfo,
+    path: PathBuf,
+    model: Arc<LoadedModel>,
+    frontend: Arc<Frontend>,
+    options: MlxOptions,
+}
+
+impl MlxProvider {
+    /// Finds the model `name` (a folder, or `organisation/model` in the local Hugging Face cache or
+    /// on the hub) and loads it; blocks until it is read.
+    ///
+    /// # Errors
+    /// If there is no such model, or its files are not those of a model that this crate runs.
+    pub fn load(name: &str, options: MlxOptions) -> Result<Self> {
+        if let Some(quantize) = options.quantize {
+            quantize.validate().map_err(Error::Prompt)?;
+        }
+        let path = locate(name, options.offline, &*options.download_progress)?;
+        let mut span = Span::shared(&options.recorder, Phase::Load);
+        let checkpoint = Checkpoint::open(&path)?;
+        let architecture = models::architecture(checkpoint.model_type())?;
+        // The small files first: their errors should not wait for gigabytes.
+        let tokenizer = Arc::new(Tokenizer::load(&path)?);
+        let template = ChatTemplate::load(&path)?;
+        let processor = image_processor(&checkpoint)?;
+        let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
+        let model = Arc::new(engine::load(LoadSpec {
+            architecture,
+            config: checkpoint.config().clone(),
+            config_path: checkpoint.config_path(),
+            weight_files: checkpoint.weight_files().to_vec(),
+            packed: checkpoint.quantization().clone(),
+            quantize: options.quantize,
+            dtype: options.compute_type.dtype(),
+            progress: options.load_progress.clone(),
+        })?);
+        span.units(
+            checkpoint.weight_files().iter().filter_map(|f| Some(f.metadata().ok()?.len())).sum(),
+        );
+        drop(span);
+        let vision = [Capability::Vision, Capability::MultipleImages];
+        let info =
+            ModelInfo::new(PROVIDER, name, capabilities(processor.is_some().then_some(vision)))
+                .with_context_tokens(model.context_tokens);
+        let frontend = Arc::new(Frontend {
+            tokenizer,
+            template,
+            processor,
+            stop_tokens,
+            media: model.media,
+            context_tokens: model.context_tokens,
+            limits: options.limits,
+            recorder: options.recorder.clone(),
+        });
+        Ok(Self { info, path, model, frontend, options })
+    }
+
+    /// Returns the folder that the model was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[async_trait]
+impl Provider for MlxProvider {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    async fn generate_stream(&self, mut request: Request) -> CoreResult<EventStream> {
+        let (started, timer) = (Instant::now(), GenerationTimer::start(&self.options.recorder));
+        request.params = request.params.or(&self.options.defaults);
+        request.validate(&self.info)?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let work = Work {
+            frontend: self.frontend.clone(),
+            model: self.model.clone(),
+            prefill_step_tokens: self.options.prefill_step_tokens,
+            request,
+            started,
+            timer,
+        };
+        // Decoding a photo takes a while; neither the caller's executor nor the MLX thread waits.
+        thread::Builder::new()
+            .name("mlx-prompt".to_owned())
+            .spawn(move || work.run(&events))
+            .map_err(|e| Error::Dead(format!("cannot start a thread: {e}")))?;
+        Ok(EventStream::new(Events(receiver)))
+    }
+}
+
+/// A request on its way to the engine.
+struct Work {
+    frontend: Arc<Frontend>,
+    model: Arc<LoadedModel>,
+    prefill_step_tokens: usize,
+    request: Request,
+    started: Instant,
+    timer: GenerationTimer,
+}
+
+impl Work {
+    fn run(self, events: &UnboundedSender<CoreResult<Event>>) {
+        let progress = |done: usize, total: usize| {
+            let progress = Progress::new(Stage::Preprocess, done as u64, total as u64);
+            let _ = events.send(Ok(Event::Progress(progress)));
+        };
+        let submitted = self.frontend.prepare(&self.request, &progress).and_then(|prompt| {
+            engine::generate(
+                &self.model,
+                Job {
+                    prompt,
+                    params: self.request.params,
+                    tokenizer: self.frontend.tokenizer.clone(),
+                    stop_tokens: self.frontend.stop_tokens.clone(),
+                    prefill_step_tokens: self.prefill_step_tokens,
+                    events: events.clone(),
+                    recorder: self.frontend.recorder.clone(),
+                    timer: self.timer,
+                    started: self.started,
+                },
+            )
+        });
+        if let Err(error) = submitted {
+            let _ = events.send(Err(error.into()));
+        }
+    }
+}
+
+/// The receiving end; dropping it closes the channel, which the engine takes as a cancellation.
+struct Events(UnboundedReceiver<CoreResult<Event>>);
+
+impl Stream for Events {
+    type Item = CoreResult<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+fn capabilities(vision: Option<[Capability; 2]>) -> Capabilities {
+    [Capability::Streaming, Capability::SystemPrompt, Capability::Seed]
+        .into_iter()
+        .chain(vision.into_iter().flatten())
+        .collect()
+}
+
+/// Reads the image processor of a checkpoint, if it has one.
+pub(crate) fn image_processor(checkpoint: &Checkpoint) -> Result<Option<ImageProcessor>> {
+    let configs = (checkpoint.preprocessor_config(), checkpoint.processor_config());
+    if configs == (None, None) {
+        return Ok(None);
+    }
+    let processor = ImageProcessor::from_configs(configs.0, configs.1);
+    // The reference of this backend is mlx-vlm, whose last bits are not those of transformers.
+    processor.map(|p| Some(p.with_rescale(Rescale::MlxVlm))).map_err(|e| Error::Config {
+        path: checkpoint.dir().join("preprocessor_config.json"),
+        reason: e.to_string(),
+    })
+}

@@ -1,0 +1,137 @@
+//! Rotary position embedding, with one position per token or three (multi-axis, M-RoPE).
+//!
+//! Sources: arXiv:2104.09864; Qwen2-VL, arXiv:2409.12191, section 2.1.
+
+use std::ops::Range;
+
+use mlx_rs::{Array, Dtype, error::Result as MlxResult, fast, ops, ops::indexing::TryIndexOp};
+
+/// Where each token of a prompt stands: time, height and width, which text tokens share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Positions {
+    /// Time, height and width of each token, equally long.
+    pub(crate) axes: [Vec<i32>; 3],
+    /// What a token generated at cache offset `o` adds to it: its position is `o + delta`.
+    pub(crate) delta: i32,
+}
+
+impl Positions {
+    /// Returns the first position of `range` if there the axes agree and count up by one.
+    fn run_of(&self, range: &Range<usize>) -> Option<i32> {
+        let [t, h, w] = self.axes.each_ref().map(|axis| &axis[range.clone()]);
+        let counts_up = t.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        (t == h && t == w && counts_up).then(|| t.first().copied()).flatten()
+    }
+}
+
+/// How the queries and keys of one forward pass are rotated; made once, used by every layer.
+#[derive(Debug)]
+pub(crate) enum Rotation {
+    /// Consecutive positions from this one on: MLX's fused kernel does it.
+    Offset(i32),
+    /// Cosines and sines, `[L, D]`.
+    Table(Array, Array),
+}
+
+/// The frequencies of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Rope {
+    dims: i32,
+    base: f32,
+    /// The axis (0 time, 1 height, 2 width) that each of the `D / 2` frequencies turns with.
+    axis_of: Vec<usize>,
+}
+
+impl Rope {
+    /// Returns the rotary embedding of `dims` values per head; `sections` divides the `dims / 2`
+    /// frequencies among the three axes.
+    pub(crate) fn new(dims: i32, base: f32, sections: [usize; 3]) -> Self {
+        let axis_of = sections
+            .iter()
+            .enumerate()
+            .flat_map(|(axis, &n)| std::iter::repeat_n(axis, n))
+            .collect();
+        Self { dims, base, axis_of }
+    }
+
+    /// Returns the rotation of the tokens in `range` of a prompt.
+    pub(crate) fn prompt(
+        &self,
+        positions: &Positions,
+        range: Range<usize>,
+        dtype: Dtype,
+    ) -> MlxResult<Rotation> {
+        if let Some(first) = positions.run_of(&range) {
+            return Ok(Rotation::Offset(first));
+        }
+        let half = self.axis_of.len();
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| self.base.powf(-(2.0 * i as f32) / self.dims as f32)).collect();
+        let mut angles = Vec::with_capacity(range.len() * half);
+        for token in range.clone() {
+            for (&axis, frequency) in self.axis_of.iter().zip(&frequencies) {
+                angles.push(positions.axes[axis][token] as f32 * frequency);
+            }
+        }
+        let (cos, sin) = cos_sin(&angles, range.len(), dtype)?;
+        Ok(Rotation::Table(cos, sin))
+    }
+
+    /// Rotates `[B, H, L, D]`.
+    pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
+        match rotation {
+            Rotation::Offset(offset) => {
+                fast::rope(x, self.dims, false, self.base, 1.0, *offset, None)
+            }
+            Rotation::Table(cos, sin) => rotate(x, cos, sin),
+        }
+    }
+}
+
+/// Returns cosines and sines, `[rows, 2 * n]`, of `rows` times `n` angles, both halves alike.
+pub(crate) fn cos_sin(angles: &[f32], rows: usize, dtype: Dtype) -> MlxResult<(Array, Array)> {
+    let n = angles.len() / rows.max(1);
+    let shape = [rows as i32, n as i32];
+    let angles = Array::from_slice(angles, &shape);
+    let both = ops::concatenate(&[&angles, &angles], 1)?;
+    Ok((both.cos()?.as_dtype(dtype)?, both.sin()?.as_dtype(dtype)?))
+}
+
+/// `x * cos + rotate_half(x) * sin`, with value `i` paired with value `i + D / 2`.
+pub(crate) fn rotate(x: &Array, cos: &Array, sin: &Array) -> MlxResult<Array> {
+    let half = x.dim(-1) / 2;
+    let first = x.try_index((ops::indexing::Ellipsis, ..half))?;
+    let second = x.try_index((ops::indexing::Ellipsis, half..))?;
+    let turned = ops::concatenate(&[second.negative()?, first], -1)?;
+    x.multiply(cos)?.add(turned.multiply(sin)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_a_run_and_an_image_is_not() {
+        let axis: Vec<i32> = (0..5).collect();
+        let text = Positions { axes: [axis.clone(), axis.clone(), axis], delta: 0 };
+        assert_eq!(text.run_of(&(2..5)), Some(2));
+        let mut image = text.clone();
+        image.axes[1][3] = 2;
+        assert_eq!(image.run_of(&(0..3)), Some(0));
+        assert_eq!(image.run_of(&(2..5)), None);
+    }
+
+    #[test]
+    fn table_and_kernel_agree_where_positions_count_up() {
+        let rope = Rope::new(16, 1e6, [2, 3, 3]);
+        let values: Vec<f32> = (0..2 * 3 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
+        let x = Array::from_slice(&values, &[1, 2, 3, 16]);
+        let kernel = rope.apply(&x, &Rotation::Offset(7)).unwrap();
+        let angles: Vec<f32> = (7..10)
+            .flat_map(|p| (0..8).map(move |i| p as f32 * 1e6f32.powf(-(2.0 * i as f32) / 16.0)))
+            .collect();
+        let (cos, sin) = cos_sin(&angles, 3, Dtype::Float32).unwrap();
+        let table = rope.apply(&x, &Rotation::Table(cos, sin)).unwrap();
+        assert!(kernel.all_close(&table, 1e-5, 1e-5, None).unwrap());
+    }
+}

@@ -1,0 +1,260 @@
+//! The tensors of a checkpoint, handed out strictly: each once, with the shape the model expects.
+//!
+//! A model takes its tensors through a [`Scope`], a prefix into the checkpoint. What it does not
+//! take is an error at the end ([`Weights::finish`]), so a wrong or incomplete checkpoint never
+//! runs.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use mlx_rs::{Array, Dtype, transforms::eval};
+
+use crate::{
+    Error, LoadError, Result,
+    checkpoint::{Quantization, QuantizationConfig},
+    quantize::Quantize,
+};
+
+/// Longest header of a safetensors file, in bytes; the format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Bytes evaluated at a time while loading, so that progress is seen and memory stays level.
+const EVAL_STEP_BYTES: usize = 256 << 20;
+
+/// Every tensor of a checkpoint, by its name in the layout of the model.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    tensors: RefCell<BTreeMap<String, Array>>,
+    /// What was handed out, to be read from disk by [`finish`](Self::finish).
+    taken: RefCell<Vec<Array>>,
+    /// What the model computes in.
+    dtype: Dtype,
+    /// How packed tensors are packed.
+    packed: QuantizationConfig,
+    /// Quantises dense weights while loading.
+    quantize: Option<Quantize>,
+}
+
+impl Weights {
+    /// Opens `files` and renames their tensors; a name that `rename` maps to `None` is dropped.
+    ///
+    /// Nothing but headers is read yet. Float tensors are cast to `dtype` as they are taken.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is not a complete safetensors file, or holds a name twice.
+    pub(crate) fn open(
+        files: &[PathBuf],
+        rename: impl Fn(&str) -> Option<String>,
+        dtype: Dtype,
+        packed: QuantizationConfig,
+        quantize: Option<Quantize>,
+    ) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for file in files {
+            check_header(file)?;
+            let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
+                path: file.clone(),
+                reason: format!("MLX cannot read it: {e}"),
+            })?;
+            for (name, array) in loaded {
+                let Some(name) = rename(&name) else { continue };
+                if tensors.insert(name.clone(), array).is_some() {
+                    return Err(LoadError::Duplicate { name }.into());
+                }
+            }
+        }
+        Ok(Self {
+            tensors: RefCell::new(tensors),
+            taken: RefCell::default(),
+            dtype,
+            packed,
+            quantize,
+        })
+    }
+
+    /// Returns the scope of the whole checkpoint.
+    pub(crate) fn root(&self) -> Scope<'_> {
+        Scope { weights: self, prefix: String::new() }
+    }
+
+    /// Checks that nothing is left over, then reads every tensor taken, reporting bytes done and
+    /// bytes in all.
+    ///
+    /// # Errors
+    /// [`LoadError::UnusedTensors`], or an error of MLX while reading.
+    pub(crate) fn finish(self, progress: &dyn Fn(u64, u64)) -> Result<()> {
+        let left = self.tensors.into_inner();
+        if !left.is_empty() {
+            return Err(LoadError::UnusedTensors { names: left.into_keys().collect() }.into());
+        }
+        let taken = self.taken.into_inner();
+        let total: usize = taken.iter().map(Array::nbytes).sum();
+        let mut done = 0;
+        let mut rest = taken.as_slice();
+        while !rest.is_empty() {
+            let (mut count, mut bytes) = (0, 0);
+            while count < rest.len() && (count == 0 || bytes < EVAL_STEP_BYTES) {
+                bytes += rest[count].nbytes();
+                count += 1;
+            }
+            eval(&rest[..count])
+                .map_err(|e| Error::Mlx { op: "load", message: e.what().to_owned() })?;
+            done += bytes;
+            progress(done as u64, total as u64);
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+}
+
+/// A prefix into [`Weights`]: `scope.sub("layers.0").take("norm.weight", &[64])`.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope<'a> {
+    weights: &'a Weights,
+    prefix: String,
+}
+
+impl<'a> Scope<'a> {
+    /// Returns the scope of `name` under this one.
+    pub(crate) fn sub(&self, name: impl AsRef<str>) -> Self {
+        Self { weights: self.weights, prefix: self.path(name.as_ref()) }
+    }
+
+    /// Returns the full path of `name` under this scope.
+    pub(crate) fn path(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
+    }
+
+    /// Returns whether a tensor of this name is (still) there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.tensors.borrow().contains_key(&self.path(name))
+    }
+
+    /// Takes a float tensor of exactly `shape`, cast to the type the model computes in.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], [`LoadError::Shape`] or [`LoadError::Dtype`].
+    pub(crate) fn take(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        let array = self.take_stored(name, shape)?;
+        self.keep(cast(array, self.weights.dtype)?)
+    }
+
+    /// As [`take`](Self::take), in the type that the file holds; it is not read at the end unless
+    /// given to [`keep`](Self::keep).
+    pub(crate) fn take_stored(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        let path = self.path(name);
+        let array = self.take_any_shape(name)?;
+        if array.shape() != shape {
+            let (expected, found) = (shape.to_vec(), array.shape().to_vec());
+            return Err(LoadError::Shape { name: path, expected, found }.into());
+        }
+        if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
+            return Err(LoadError::Dtype {
+                name: path,
+                expected: "float32, float16 or bfloat16",
+                found: format!("{:?}", array.dtype()),
+            }
+            .into());
+        }
+        Ok(array)
+    }
+
+    /// Takes a packed tensor: unsigned 32-bit words.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`] or [`LoadError::Dtype`].
+    pub(crate) fn take_packed(&self, name: &str) -> Result<Array> {
+        let array = self.take_any_shape(name)?;
+        if array.dtype() != Dtype::Uint32 {
+            return Err(LoadError::Dtype {
+                name: self.path(name),
+                expected: "uint32",
+                found: format!("{:?}", array.dtype()),
+            }
+            .into());
+        }
+        self.keep(array)
+    }
+
+    /// Takes a tensor whatever its shape and type, as it is stored.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`].
+    pub(crate) fn take_any_shape(&self, name: &str) -> Result<Array> {
+        let path = self.path(name);
+        let taken = self.weights.tensors.borrow_mut().remove(&path);
+        taken.ok_or_else(|| LoadError::MissingTensor { name: path }.into())
+    }
+
+    /// Marks `array` as part of the model, to be evaluated by [`Weights::finish`].
+    pub(crate) fn keep(&self, array: Array) -> Result<Array> {
+        self.weights.taken.borrow_mut().push(array.clone());
+        Ok(array)
+    }
+
+    /// Returns the type that the model computes in.
+    pub(crate) fn dtype(&self) -> Dtype {
+        self.weights.dtype
+    }
+
+    /// Returns how the module at this scope is packed, by the checkpoint's configuration.
+    pub(crate) fn packed(&self) -> Option<Quantization> {
+        self.weights.packed.get(&self.prefix)
+    }
+
+    /// Returns how to quantise the dense weight of the module at this scope while loading.
+    pub(crate) fn quantize(&self, input_dims: i32) -> Option<Quantize> {
+        self.weights.quantize.filter(|q| q.applies_to(&self.prefix, input_dims))
+    }
+}
+
+/// Casts `array` to `dtype` unless it has it.
+pub(crate) fn cast(array: Array, dtype: Dtype) -> Result<Array> {
+    if array.dtype() == dtype {
+        return Ok(array);
+    }
+    array.as_dtype(dtype).map_err(|e| Error::Mlx { op: "cast", message: e.what().to_owned() })
+}
+
+/// Checks a safetensors header before MLX reads it: its length, its JSON, that offsets do not
+/// overlap, and that the file is as long as the header says.
+fn check_header(path: &Path) -> Result<()> {
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
+    let mut file = File::open(path).map_err(io)?;
+    let file_len = file.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    if file_len < 8 {
+        return Err(bad(format!("a safetensors file has at least 8 bytes, found {file_len}")));
+    }
+    file.read_exact(&mut length).map_err(io)?;
+    let header_len = u64::from_le_bytes(length);
+    if header_len > MAX_HEADER_BYTES || header_len > file_len - 8 {
+        return Err(bad(format!(
+            "corrupt safetensors header: it claims {header_len} bytes of a file of {file_len}"
+        )));
+    }
+    let mut bytes = length.to_vec();
+    let header_len = usize::try_from(header_len).map_err(|e| bad(e.to_string()))?;
+    bytes.resize(8 + header_len, 0);
+    file.read_exact(&mut bytes[8..]).map_err(io)?;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+        .map_err(|e| bad(format!("corrupt safetensors header: {e}")))?;
+    let expected = 8 + header_len as u64 + metadata.data_len() as u64;
+    if expected != file_len {
+        return Err(bad(format!("expected {expected} bytes by its header, found {file_len}")));
+    }
+    let mut names = HashSet::new();
+    match metadata.offset_keys().into_iter().find(|name| !names.insert(name.clone())) {
+        Some(name) => Err(LoadError::Duplicate { name }.into()),
+        None => Ok(()),
+    }
+}
