@@ -100,11 +100,10 @@ fn assembly(functions: &BTreeSet<String>, architecture: &str) -> Result<String> 
     let mut names = String::new();
     for (index, name) in functions.iter().enumerate() {
         let code = jump(index);
-        let kind = "%function";
         // Hidden, so that programs do not export functions of MLX to the library itself.
         write!(
             text,
-            ".balign 16\n.globl {name}\n.hidden {name}\n.type {name}, {kind}\n{name}:\n{code}\n\
+            ".balign 16\n.globl {name}\n.hidden {name}\n.type {name}, %function\n{name}:\n{code}\n\
              .size {name}, . - {name}\n"
         )
         .expect("writing to a string succeeds");
