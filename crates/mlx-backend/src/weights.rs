@@ -6,13 +6,14 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use mlx_rs::{Array, Dtype, transforms::eval};
+use safetensors::tensor::Metadata;
 
 use crate::{
     Error, LoadError, Result,
@@ -242,19 +243,27 @@ fn check_header(path: &Path) -> Result<()> {
             "corrupt safetensors header: it claims {header_len} bytes of a file of {file_len}"
         )));
     }
-    let mut bytes = length.to_vec();
     let header_len = usize::try_from(header_len).map_err(|e| bad(e.to_string()))?;
-    bytes.resize(8 + header_len, 0);
-    file.read_exact(&mut bytes[8..]).map_err(io)?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+    let mut bytes = vec![0; header_len];
+    file.read_exact(&mut bytes).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&bytes)
         .map_err(|e| bad(format!("corrupt safetensors header: {e}")))?;
-    let expected = 8 + header_len as u64 + metadata.data_len() as u64;
+    let mut end = 0;
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, &d| n.checked_mul(d));
+        let (from, to) = info.data_offsets;
+        if from != end || bits.map(|bits| bits / 8) != to.checked_sub(from) {
+            return Err(bad(format!(
+                "corrupt safetensors header: tensor `{name}` of shape {:?} at bytes {from}..{to}",
+                info.shape
+            )));
+        }
+        end = to;
+    }
+    let expected = 8 + header_len as u64 + end as u64;
     if expected != file_len {
         return Err(bad(format!("expected {expected} bytes by its header, found {file_len}")));
     }
-    let mut names = HashSet::new();
-    match metadata.offset_keys().into_iter().find(|name| !names.insert(name.clone())) {
-        Some(name) => Err(LoadError::Duplicate { name }.into()),
-        None => Ok(()),
-    }
+    Ok(())
 }
