@@ -13,6 +13,8 @@ use std::{
 
 use serde_json::Value;
 
+#[cfg(feature = "hub")]
+pub(crate) use self::weight_files::{INDEX, shards_of_index, stays_inside};
 pub(crate) use self::{
     files::{read_bytes, read_json_if_any, read_text_if_any},
     quantization::{Quantization, QuantizationConfig, QuantizationMode},

@@ -17,14 +17,17 @@ use std::{
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread,
+    time::Duration,
 };
 
 use llm_core::Event;
-use mlx_rs::{Device, DeviceType, Dtype, Stream, with_stream};
+use mlx_rs::{Dtype, Stream, with_stream};
 
 use crate::{
     Error, Result,
     checkpoint::QuantizationConfig,
+    device::{load_library, on_cpu},
+    ffi::before_exit,
     generate::{Generation, Job, Status},
     models::{Architecture, Media, VisionLanguageModel},
     quantize::Quantize,
@@ -67,6 +70,8 @@ enum Command {
     Generate(u64, Box<Job>),
     Unload(u64),
     Call(Box<dyn FnOnce() + Send>),
+    /// The process exits: do nothing from now on.
+    Stop(mpsc::SyncSender<()>),
 }
 
 /// Loads a model; blocks until it is read.
@@ -100,6 +105,7 @@ pub(crate) fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 }
 
 fn send(command: Command) -> Result<()> {
+    load_library()?;
     sender().send(command).map_err(|_| gone())
 }
 
@@ -122,6 +128,17 @@ fn sender() -> &'static Sender<Command> {
     })
 }
 
+/// Longest time that the end of the process waits for a step to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Ends the work of the thread, before MLX takes its allocator away.
+extern "C" fn stop_at_exit() {
+    let (reply, answer) = mpsc::sync_channel(1);
+    if sender().send(Command::Stop(reply)).is_ok() {
+        let _ = answer.recv_timeout(STOP_TIMEOUT);
+    }
+}
+
 #[derive(Default)]
 struct Engine {
     models: HashMap<u64, Rc<dyn VisionLanguageModel>>,
@@ -130,6 +147,12 @@ struct Engine {
 
 fn run(commands: &Receiver<Command>) {
     let mut engine = Engine::default();
+    // MLX must have started before the end of this thread is registered, see `before_exit`.
+    let started = mlx_rs::ops::ones::<f32>(&[1]).and_then(|one| one.add(&one)?.eval());
+    if let Err(error) = started {
+        tracing::error!(error = error.what(), "MLX does not start");
+    }
+    before_exit(stop_at_exit);
     // Without a stream of its own, every operation would make one.
     with_stream(&Stream::new(), || {
         loop {
@@ -138,6 +161,14 @@ fn run(commands: &Receiver<Command>) {
                 false => commands.try_recv(),
             };
             match command {
+                Ok(Command::Stop(reply)) => {
+                    engine.running.clear();
+                    let _ = reply.send(());
+                    // Ending the thread would run destructors of MLX beside those of the process.
+                    loop {
+                        thread::park();
+                    }
+                }
                 Ok(command) => engine.handle(command),
                 Err(TryRecvError::Empty) => engine.turn(),
                 Err(TryRecvError::Disconnected) => return,
@@ -168,6 +199,8 @@ impl Engine {
             Command::Call(work) => {
                 let _ = guarded(|| Ok(work()));
             }
+            // Ends the loop, so it is handled there.
+            Command::Stop(_) => {}
         }
     }
 
@@ -194,9 +227,7 @@ impl Engine {
 
 /// Builds a model on this thread, which from then on is the only one that can run it.
 pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
-    let on_cpu = Device::try_default()
-        .and_then(|device| device.get_type())
-        .is_ok_and(|kind| matches!(kind, DeviceType::Cpu));
+    let on_cpu = on_cpu();
     let dtype = spec.dtype.unwrap_or(match on_cpu {
         // Half types have no fast kernels on a CPU.
         true => Dtype::Float32,

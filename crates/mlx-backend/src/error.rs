@@ -104,6 +104,14 @@ pub enum Error {
         /// Why it failed.
         reason: String,
     },
+    /// The hub does not let this user read the model.
+    #[error("access to {url} denied: {reason}")]
+    Denied {
+        /// What was asked for.
+        url: String,
+        /// What the hub said, and what to do.
+        reason: String,
+    },
     /// The thread that owns MLX has ended, because of a panic there.
     #[error("the MLX thread has ended: {0}")]
     Dead(String),
@@ -221,6 +229,7 @@ impl Error {
             Self::ContextOverflow { .. } => ErrorKind::ContextOverflow,
             Self::Image { .. } => ErrorKind::Image,
             Self::Io { .. } => ErrorKind::Io,
+            Self::Denied { .. } => ErrorKind::Authentication,
             Self::Download { .. } | Self::Dead(_) => ErrorKind::Unavailable,
             Self::Mlx { .. } => ErrorKind::Internal,
             Self::Cancelled => ErrorKind::Cancelled,

@@ -4,16 +4,21 @@
 //! [`MlxProvider::load`] takes a folder in the layout of the mlx-community (or the original Hugging
 //! Face) checkpoints, quantised or full. What it needs is read strictly: a tensor that is missing,
 //! left over or of another shape is an error that names it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cache;
 mod chat;
 mod checkpoint;
+mod convert;
+mod device;
 mod engine;
 mod error;
+mod ffi;
 mod generate;
 #[cfg(test)]
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod locate;
 mod models;
 mod nn;
@@ -28,6 +33,8 @@ mod tokenizer;
 mod weights;
 
 pub use crate::{
+    convert::{ConvertProgress, convert},
+    device::{DeviceInfo, device_info},
     engine::LoadProgress,
     error::{Error, ImageError, LoadError, Result},
     locate::DownloadProgress,

@@ -227,7 +227,7 @@ pub(crate) fn cast(array: Array, dtype: Dtype) -> Result<Array> {
 
 /// Checks a safetensors header before MLX reads it: its length, its JSON, that offsets do not
 /// overlap, and that the file is as long as the header says.
-fn check_header(path: &Path) -> Result<()> {
+pub(crate) fn check_header(path: &Path) -> Result<()> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;

@@ -50,6 +50,16 @@ pub(crate) fn missing_shards(dir: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// Returns the weight files that the index at `path` names.
+///
+/// # Errors
+/// [`Error::Config`] if the index is not one, [`Error::Io`] if it cannot be read.
+#[cfg(feature = "hub")]
+pub(crate) fn shards_of_index(path: &Path) -> Result<BTreeSet<String>> {
+    let index = read_json_if_any(path)?;
+    shards(path, &index.unwrap_or_default())
+}
+
 fn absent(dir: &Path, shards: &BTreeSet<String>) -> Vec<String> {
     shards.iter().filter(|name| !dir.join(name).is_file()).cloned().collect()
 }
@@ -76,7 +86,7 @@ fn shards(path: &Path, index: &Value) -> Result<BTreeSet<String>> {
 
 /// Whether `name` is a plain relative path that cannot leave the folder it is joined to, on any
 /// system: a backslash separates folders on some.
-fn stays_inside(name: &str) -> bool {
+pub(crate) fn stays_inside(name: &str) -> bool {
     !name.contains(['\\', ':', '\0'])
         && !name.is_empty()
         && Path::new(name).components().all(|c| matches!(c, Component::Normal(_)))
