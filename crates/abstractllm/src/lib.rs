@@ -24,6 +24,7 @@
 //! # Features
 //!
 //! - `mlx` (default): the MLX provider. Without it nothing of MLX is built.
+//! - `hub` (default): models are downloaded by name from the Hugging Face hub.
 //! - `tiny-vl` (default): the embedded model, which makes a program 21 MB larger.
 //! - `cli` (default): the program `abstractllm`. It adds nothing to the library; leave it out with
 //!   `default-features = false, features = ["mlx"]`.

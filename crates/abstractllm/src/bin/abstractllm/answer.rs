@@ -1,6 +1,6 @@
 //! The commands `describe` and `generate`.
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Instant};
+use std::{ffi::OsString, sync::Arc, time::Instant};
 
 use abstractllm::{
     Completion, Error, ErrorKind, Event, FinishReason, Provider, Request, embedded,
@@ -20,7 +20,7 @@ use crate::{
     prompt,
 };
 
-pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<ExitCode, Failure> {
+pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<(), Failure> {
     let default = || match args.images.len() {
         1 => "Describe this image.".to_owned(),
         _ => "Compare these images.".to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<ExitCode, Fail
     answer("describe", prompt, &args.images, &args.answer, quiet)
 }
 
-pub(crate) fn generate(args: GenerateArgs, quiet: bool) -> Result<ExitCode, Failure> {
+pub(crate) fn generate(args: GenerateArgs, quiet: bool) -> Result<(), Failure> {
     let prompt = prompt::given_or_piped(args.prompt)?;
     answer("generate", prompt, &args.images, &args.answer, quiet)
 }
@@ -40,7 +40,7 @@ fn answer(
     images: &[OsString],
     args: &AnswerArgs,
     quiet: bool,
-) -> Result<ExitCode, Failure> {
+) -> Result<(), Failure> {
     // Cheap errors first: loading a model can take minutes.
     let params = args.params();
     params.validate()?;
@@ -127,7 +127,7 @@ impl Session<'_> {
         command: &str,
         request: Request,
         monitor: Option<&PerformanceMonitor>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<(), Failure> {
         let max_tokens = request.params.max_tokens;
         let started = Instant::now();
         let operation = monitor.map(|monitor| monitor.monitor(command));
@@ -164,7 +164,7 @@ impl Session<'_> {
                 if completion.reason == FinishReason::Length && !self.quiet {
                     say(&length_note(max_tokens, completion.usage.completion_tokens));
                 }
-                Ok(ExitCode::SUCCESS)
+                Ok(())
             }
             End::Failed(error) => Err(error.into()),
             End::Interrupted => Err(Failure::Interrupted),

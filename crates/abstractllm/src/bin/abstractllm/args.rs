@@ -1,6 +1,6 @@
 //! What can be said on the command line.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use abstractllm::{GenerateParams, mlx::Quantize};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     CheckImage(CheckImageArgs),
     SystemCheck(SystemCheckArgs),
+    Quantize(QuantizeArgs),
 }
 
 const DESCRIBE_EXAMPLES: &str = "\
@@ -236,6 +237,29 @@ pub(crate) struct SystemCheckArgs {
     /// Prints one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+const QUANTIZE_EXAMPLES: &str = "\
+Examples:
+  abstractllm quantize ./Qwen2.5-VL-3B-Instruct ./Qwen2.5-VL-3B-Instruct-4bit
+  abstractllm quantize tiny-vl ./tiny-vl-8bit --bits 8 --group-size 32";
+
+/// Writes a quantised copy of a full checkpoint, which loads faster and takes less memory
+#[derive(Debug, Args)]
+#[command(after_help = QUANTIZE_EXAMPLES)]
+pub(crate) struct QuantizeArgs {
+    /// The folder of a full checkpoint, or tiny-vl
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// The folder to write, which must not exist
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: PathBuf,
+    /// Bits of a weight: 2, 3, 4, 5, 6 or 8
+    #[arg(long, value_name = "BITS", value_parser = bits, default_value = "4")]
+    pub(crate) bits: i32,
+    /// Weights that share a scale: 32, 64 or 128
+    #[arg(long, value_name = "N", value_parser = group_size, default_value = "64")]
+    pub(crate) group_size: i32,
 }
 
 fn bits(text: &str) -> Result<i32, String> {

@@ -1,6 +1,6 @@
 //! The command `check-image`: what images would cost. No pixel is decoded and no model is loaded.
 
-use std::{ffi::OsStr, fs, path::Path, process::ExitCode};
+use std::{ffi::OsStr, fs, path::Path};
 
 use abstractllm::{
     Error, ErrorKind, Result, embedded,
@@ -27,7 +27,7 @@ const QWEN2_5_VL: &str = r#"{
 /// Heads of the vision tower of Qwen2-VL and Qwen2.5-VL.
 const QWEN2_5_VL_HEADS: u64 = 16;
 
-pub(crate) fn run(args: &CheckImageArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &CheckImageArgs) -> Result<(), Failure> {
     let geometry = Geometry::of(args.model.as_deref())?;
     let budget =
         PixelBudget { min_pixels: args.budget.min_pixels, max_pixels: args.budget.max_pixels };
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &CheckImageArgs) -> Result<ExitCode, Failure> {
         false => report.print()?,
     }
     match ok {
-        true => Ok(ExitCode::SUCCESS),
+        true => Ok(()),
         false => Err(Failure::Reported),
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write},
     panic,
-    process::ExitCode,
 };
 
 use abstractllm::{Error, ErrorKind};
@@ -30,14 +29,14 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Says what went wrong on stderr and returns the exit code.
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> i32 {
         match self {
             Self::Error(error) => {
                 say(&format!("error: {}", error.chain()));
                 if let Some(hint) = hint(error.kind()) {
                     say(&format!("hint: {hint}"));
                 }
-                ExitCode::FAILURE
+                1
             }
             Self::Usage(name, message) => {
                 let mut cli = Cli::command();
@@ -46,14 +45,14 @@ impl Failure {
                 let command = cli.find_subcommand_mut(name).expect("the command was just run");
                 let error = command.error(clap::error::ErrorKind::MissingRequiredArgument, message);
                 say(error.render().to_string().trim_end());
-                ExitCode::from(2)
+                2
             }
-            Self::Reported => ExitCode::FAILURE,
+            Self::Reported => 1,
             Self::Interrupted => {
                 say("interrupted");
-                ExitCode::from(130)
+                130
             }
-            Self::ReaderGone => ExitCode::SUCCESS,
+            Self::ReaderGone => 0,
         }
     }
 }

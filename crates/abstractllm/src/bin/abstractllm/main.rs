@@ -13,18 +13,15 @@ mod logging;
 mod output;
 mod progress;
 mod prompt;
+mod quantize;
 mod system_check;
 
-use std::process::ExitCode;
-
 use clap::Parser;
+use signal_hook::low_level;
 
-use crate::{
-    args::{Cli, Command},
-    failure::Failure,
-};
+use crate::args::{Cli, Command};
 
-fn main() -> ExitCode {
+fn main() {
     failure::install_panic_hook();
     let cli = Cli::parse();
     logging::install(cli.verbose, cli.quiet);
@@ -33,6 +30,13 @@ fn main() -> ExitCode {
         Command::Generate(args) => answer::generate(args, cli.quiet),
         Command::CheckImage(args) => check_image::run(&args),
         Command::SystemCheck(args) => system_check::run(&args),
+        Command::Quantize(args) => quantize::run(&args, cli.quiet),
     };
-    done.unwrap_or_else(Failure::report)
+    // Not by returning: that would run the destructors of MLX while its thread frees the model, and
+    // giving gigabytes back piece by piece takes longer than letting the system do it. Whoever
+    // writes to stdout here also flushes it.
+    low_level::exit(match done {
+        Ok(()) => 0,
+        Err(failure) => failure.report(),
+    })
 }

@@ -39,6 +39,11 @@ impl Bars {
         self.show(label, STYLE, done, total);
     }
 
+    /// Shows that `done` of `total` things of `label` are done.
+    pub(crate) fn count(&self, label: &str, done: u64, total: u64) {
+        self.show(label, "{msg} {bar:30} {pos}/{len}", done, total);
+    }
+
     /// Shows a step of an answer.
     pub(crate) fn step(&self, progress: Progress) {
         let label = match progress.stage {
@@ -48,7 +53,7 @@ impl Bars {
             Stage::Prefill => "reading the prompt",
             _ => "working",
         };
-        self.show(label, "{msg} {bar:30} {pos}/{len}", progress.done, progress.total);
+        self.count(label, progress.done, progress.total);
     }
 
     /// Takes the bar away.

@@ -1,8 +1,11 @@
 //! The command `system-check`: whether this machine can run models, and what it has.
 
-use std::{env, fs, io, path::PathBuf, process::ExitCode};
+use std::{env, fs, io, path::PathBuf};
 
-use abstractllm::{Request, blocking, embedded, mlx::MlxOptions};
+use abstractllm::{
+    Request, blocking, embedded,
+    mlx::{self, MlxOptions},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sysinfo::{MemoryRefreshKind, System};
@@ -13,16 +16,24 @@ use crate::{args::SystemCheckArgs, failure::Failure, format, output};
 const ANSWER: &str = "Hello! Show me an image and I will describe it.";
 const QUESTION: &str = "Hello";
 
-pub(crate) fn run(args: &SystemCheckArgs) -> Result<ExitCode, Failure> {
-    let checks =
-        vec![system(), processor(), memory(), model_files(), computation(), cache(), hub_cache()];
+pub(crate) fn run(args: &SystemCheckArgs) -> Result<(), Failure> {
+    let checks = vec![
+        system(),
+        processor(),
+        memory(),
+        device(),
+        model_files(),
+        computation(),
+        cache(),
+        hub_cache(),
+    ];
     let ok = checks.iter().all(|check| check.ok);
     match args.json {
         true => output::pretty(&json!({ "ok": ok, "checks": checks }))?,
         false => print(&checks, ok)?,
     }
     match ok {
-        true => Ok(ExitCode::SUCCESS),
+        true => Ok(()),
         false => Err(Failure::Reported),
     }
 }
@@ -99,6 +110,18 @@ fn memory() -> Check {
         "total_bytes": total, "available_bytes": available, "cgroup_limit_bytes": limit,
     });
     Check::fine(NAME, summary, details)
+}
+
+fn device() -> Check {
+    const NAME: &str = "MLX";
+    match mlx::device_info() {
+        Ok(info) => {
+            let limit = format::bytes(info.limit_bytes);
+            let summary = format!("computes on the {}, may use {limit}", info.kind.to_uppercase());
+            Check::fine(NAME, summary, json!(info))
+        }
+        Err(error) => Check::problem(NAME, abstractllm::Error::from(error).chain()),
+    }
 }
 
 fn model_files() -> Check {

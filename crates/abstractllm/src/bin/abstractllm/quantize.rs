@@ -1,0 +1,48 @@
+//! The command `quantize`: writes a quantised copy of a full checkpoint.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use abstractllm::{
+    Error, embedded,
+    mlx::{self, Quantize},
+};
+
+use crate::{args::QuantizeArgs, failure::Failure, format, progress::Bars};
+
+pub(crate) fn run(args: &QuantizeArgs, quiet: bool) -> Result<(), Failure> {
+    let source = match args.source.as_os_str() == embedded::TINY_VL {
+        true => embedded::tiny_vl()?,
+        false => args.source.clone(),
+    };
+    let how = Quantize { bits: args.bits, group_size: args.group_size };
+    let bars = Bars::new(quiet);
+    let shown = bars.clone();
+    let progress = Arc::new(move |done, total| shown.count("quantising tensors", done, total));
+    let done = mlx::convert(&source, &args.target, how, progress);
+    bars.clear();
+    done.map_err(Error::from)?;
+    if !quiet {
+        let [before, after] =
+            [&source, &args.target].map(|folder| format::bytes(weight_bytes(folder)));
+        let Quantize { bits, group_size } = how;
+        writeln!(
+            io::stdout(),
+            "{}: {after} of weights, {bits} bits in groups of {group_size}; {before} before",
+            args.target.display()
+        )?;
+    }
+    Ok(())
+}
+
+/// Returns the bytes of all weight files in `folder`; a file that cannot be read counts nothing.
+fn weight_bytes(folder: &Path) -> u64 {
+    let files =
+        fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let weights = |path: &PathBuf| path.extension().is_some_and(|e| e == "safetensors");
+    files.filter(weights).filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum()
+}
