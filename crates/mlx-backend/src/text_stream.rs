@@ -128,7 +128,7 @@ mod tests {
         Tokenizer::load(&golden).unwrap()
     }
 
-    /// A tokenizer as SentencePiece models have it: words that begin with `▁`, and bytes.
+    /// A tokenizer as `SentencePiece` models have it: words that begin with `▁`, and bytes.
     fn byte_fallback(decoder: serde_json::Value) -> Tokenizer {
         let mut vocab: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
         vocab.extend(["▁", "a", "▁b", "é", "▁▁", "日本"].map(str::to_owned));
