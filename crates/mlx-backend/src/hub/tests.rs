@@ -303,6 +303,16 @@ fn a_server_that_never_sends_all_is_given_up() {
 }
 
 #[test]
+fn a_server_that_sends_the_same_part_again_and_again_is_given_up() {
+    let cut = Some((100_000, usize::MAX));
+    let server = Server::start(Site { cut, ignores_ranges: true, ..site() });
+    let cache = tempfile::tempdir().unwrap();
+    let error = server.download(cache.path()).unwrap_err().to_string();
+    assert!(error.contains("(5 tries)") && error.contains(SHARD), "{error}");
+    assert_eq!(server.requests_of(SHARD).len(), 5);
+}
+
+#[test]
 fn a_token_opens_what_is_gated_and_is_not_shown() {
     let server = Server::start(Site { token: Some("hf_good"), ..site() });
     let cache = tempfile::tempdir().unwrap();

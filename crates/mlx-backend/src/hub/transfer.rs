@@ -106,7 +106,12 @@ fn receive(
             return Err(download(url, reason).into());
         }
         sink.write(&buffer[..read])?;
-        *advanced = true;
+        // Only new ground counts: a server that ignores ranges and cuts each answer at the same
+        // byte would be asked for ever.
+        if sink.done > sink.furthest {
+            sink.furthest = sink.done;
+            *advanced = true;
+        }
         progress(&file.name, sink.done, file.size);
     }
     if sink.done < file.size {
@@ -129,6 +134,8 @@ struct Sink {
     path: PathBuf,
     hasher: Hasher,
     done: u64,
+    /// The most that `done` has been.
+    furthest: u64,
 }
 
 impl Sink {
@@ -140,11 +147,13 @@ impl Sink {
             path: path.to_owned(),
             hasher: Hasher::new(file),
             done: 0,
+            furthest: 0,
         };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let read = sink.file.read(&mut buffer).map_err(io_error("read", path))?;
             if read == 0 {
+                sink.furthest = sink.done;
                 return Ok(sink);
             }
             sink.hasher.update(&buffer[..read]);
