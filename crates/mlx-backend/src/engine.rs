@@ -197,7 +197,10 @@ impl Engine {
                 let _ = mlx_rs::memory::clear_cache();
             }
             Command::Call(work) => {
-                let _ = guarded(|| Ok(work()));
+                let _ = guarded(|| {
+                    work();
+                    Ok(())
+                });
             }
             // Ends the loop, so it is handled there.
             Command::Stop(_) => {}
