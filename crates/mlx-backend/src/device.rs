@@ -3,7 +3,7 @@
 use mlx_rs::{Device, DeviceType, memory};
 use serde::Serialize;
 
-use crate::{Error, Result, engine};
+use crate::{Result, engine};
 
 /// The device that MLX computes on, and its memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,15 +42,4 @@ pub fn device_info() -> Result<DeviceInfo> {
 pub(crate) fn on_cpu() -> bool {
     let kind = Device::try_default().and_then(|device| device.get_type());
     kind.is_ok_and(|kind| matches!(kind, DeviceType::Cpu))
-}
-
-/// Opens the library of MLX, so that a missing one is an error and not the end of the process.
-///
-/// # Errors
-/// [`Error::Dead`], with where it was looked for.
-pub(crate) fn load_library() -> Result<()> {
-    // Elsewhere MLX is linked into the program.
-    #[cfg(target_os = "linux")]
-    mlx_sys::linux::load().map_err(|e| Error::Dead(e.to_string()))?;
-    Ok(())
 }

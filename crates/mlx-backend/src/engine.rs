@@ -26,8 +26,8 @@ use mlx_rs::{Dtype, Stream, with_stream};
 use crate::{
     Error, Result,
     checkpoint::QuantizationConfig,
-    device::{load_library, on_cpu},
-    ffi::before_exit,
+    device::on_cpu,
+    ffi::{before_exit, load_library},
     generate::{Generation, Job, Status},
     models::{Architecture, Media, VisionLanguageModel},
     quantize::Quantize,
