@@ -476,7 +476,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f64> {
     (0..count).map(|_| (next(&mut state) >> 40) as f64 / f64::from(1 << 23) - 1.0).collect()
 }
 
-/// SplitMix64.
+/// The generator `SplitMix64`.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;

@@ -53,8 +53,25 @@ unsafe extern "C" fn sgemm(
     // SAFETY: what the caller promises; with `beta` zero, `c` is written and not read.
     unsafe {
         gemm(
-            m, n, k, c, c_cs, c_rs, beta != 0.0, a, a_cs, a_rs, b, b_cs, b_rs, beta, alpha, false,
-            false, false, threads,
+            m,
+            n,
+            k,
+            c,
+            c_cs,
+            c_rs,
+            beta != 0.0,
+            a,
+            a_cs,
+            a_rs,
+            b,
+            b_cs,
+            b_rs,
+            beta,
+            alpha,
+            false,
+            false,
+            false,
+            threads,
         );
     }
 }
@@ -90,7 +107,11 @@ mod tests {
                 let (lda, ldb, ldc) =
                     (lead(m, k, trans_a), lead(k, n, trans_b), lead(m, n, AS_IT_IS));
                 let at = |row: usize, column: usize, ld: usize, trans: c_int| {
-                    if (trans == AS_IT_IS) == row_major { row * ld + column } else { column * ld + row }
+                    if (trans == AS_IT_IS) == row_major {
+                        row * ld + column
+                    } else {
+                        column * ld + row
+                    }
                 };
                 let side = m.max(n).max(k);
                 let size = (side + 1) * (side + 1);
