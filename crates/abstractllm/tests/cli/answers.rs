@@ -106,6 +106,7 @@ fn json_holds_the_answer_and_what_it_took() {
     for field in ["total_duration", "peak_memory", "average_cpu"] {
         assert!(report["summary"][field].as_f64().unwrap() > 0.0, "{field}: {report}");
     }
+    assert_eq!(report["generation"]["new_tokens"], 5);
     let phases: Vec<_> = report["phases"].as_array().unwrap().iter().map(|p| &p["phase"]).collect();
     for phase in ["load", "decode_image", "vision_tower", "prefill_new"] {
         assert!(phases.contains(&&Value::from(phase)), "no {phase} in {phases:?}");
