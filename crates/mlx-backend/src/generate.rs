@@ -39,7 +39,8 @@ pub(crate) struct Job {
     pub(crate) prefill_step_tokens: usize,
     pub(crate) events: UnboundedSender<CoreResult<Event>>,
     pub(crate) recorder: Arc<dyn Recorder>,
-    pub(crate) timer: GenerationTimer,
+    /// Reports the generation when it is taken out, or dropped with the job.
+    pub(crate) timer: Option<GenerationTimer>,
     pub(crate) started: Instant,
 }
 
@@ -102,7 +103,9 @@ impl Generation {
     pub(crate) fn new(mut job: Job, model: Rc<dyn VisionLanguageModel>) -> Self {
         let images = std::mem::take(&mut job.prompt.images);
         let wanted = job.params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize;
-        job.timer.prompt(job.prompt.ids.len() as u64, 0, images.len() as u64);
+        if let Some(timer) = &mut job.timer {
+            timer.prompt(job.prompt.ids.len() as u64, 0, images.len() as u64);
+        }
         Self {
             state: State::Encode {
                 features: Vec::with_capacity(images.len()),
@@ -244,7 +247,9 @@ impl Generation {
         if let Some(following) = following {
             *next = following;
         }
-        self.job.timer.token();
+        if let Some(timer) = &mut self.job.timer {
+            timer.token();
+        }
         self.first_token.get_or_insert_with(Instant::now);
         self.completion_tokens += 1;
         self.take_token(token, last)
@@ -296,6 +301,8 @@ impl Generation {
         let first = self.first_token.unwrap_or(now);
         let completion = Completion::new(reason, usage)
             .with_times(first - self.job.started, now.saturating_duration_since(first));
+        // Before the end is seen: who has seen it may ask for the report at once.
+        drop(self.job.timer.take());
         self.job.report_memory();
         self.job.send(Event::End(completion));
         Ok(Status::Done)

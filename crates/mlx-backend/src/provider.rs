@@ -244,7 +244,7 @@ impl Work {
                     prefill_step_tokens: self.prefill_step_tokens,
                     events: events.clone(),
                     recorder: self.frontend.recorder.clone(),
-                    timer: self.timer,
+                    timer: Some(self.timer),
                     started: self.started,
                 },
             )
