@@ -1,49 +1,54 @@
 //! A conversation as the text that the model was trained on: the checkpoint's own Jinja template.
 //!
-//! Source: transformers `utils/chat_template_utils.py`, whose environment (`trim_blocks`,
-//! `lstrip_blocks`, Python string methods, `raise_exception`, `strftime_now`) is kept to.
+//! Source: transformers 5.23 `utils/chat_template_utils.py`; `chat/tests.rs` compares with it.
 
-use std::path::Path;
+mod environment;
+mod python;
+
+use std::{error::Error as _, path::Path};
 
 use llm_core::{Message, Part};
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
-use serde_json::{Value as Json, json};
+use minijinja::{Environment, Value, context};
+use serde_json::{Map, Value as Json};
 
+use self::environment::{MAX_SOURCE_BYTES, environment, refusal};
 use crate::{
     Error, Result,
     checkpoint::{read_json_if_any, read_text_if_any},
     tokenizer::token_text,
 };
 
-/// Steps a template may take: a long conversation takes thousands, an endless loop any number.
-const FUEL: u64 = 20_000_000;
-/// Longest text that a template may make, in bytes.
+/// Longest text that a template may make, in bytes. A prompt of this size fits no context.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
-/// Nesting a template may reach.
-const MAX_RECURSION: usize = 64;
+
+/// The special tokens that transformers hands to templates, where a checkpoint has them.
+const TOKENS: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
 
 /// The chat template of one checkpoint.
 #[derive(Debug)]
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    tokens: Map<String, Json>,
+    /// Whether the template shows a content that is a plain text. Some only go through the parts
+    /// of a list, and show nothing, or each character, of a text.
+    reads_plain_text: bool,
 }
 
 impl ChatTemplate {
-    /// Loads the template from the folder `dir`: `processor_config.json` before
-    /// `chat_template.json`, `chat_template.jinja` and `tokenizer_config.json`.
+    /// Loads the template from the folder `dir`. The first of these counts:
+    /// `processor_config.json`, `chat_template.json`, `chat_template.jinja`,
+    /// `tokenizer_config.json`.
     ///
     /// # Errors
-    /// [`Error::Template`] if there is none or it is not a template.
+    /// [`Error::Template`] if there is none or it is not a template; [`Error::Config`] or
+    /// [`Error::Io`] if a file cannot be read.
     pub(crate) fn load(dir: &Path) -> Result<Self> {
-        let tokenizer = read_json_if_any(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let from_json = |name: &str| -> Result<Option<String>> {
-            Ok(read_json_if_any(&dir.join(name))?.as_ref().and_then(named_template))
-        };
-        let source = match from_json("processor_config.json")? {
+        let json = |name: &str| read_json_if_any(&dir.join(name));
+        let tokenizer = json("tokenizer_config.json")?.unwrap_or_default();
+        let named = |config: Option<Json>| config.as_ref().and_then(named_template);
+        let source = match named(json("processor_config.json")?) {
             Some(source) => Some(source),
-            None => match from_json("chat_template.json")? {
+            None => match named(json("chat_template.json")?) {
                 Some(source) => Some(source),
                 None => read_text_if_any(&dir.join("chat_template.jinja"))?,
             },
@@ -54,69 +59,105 @@ impl ChatTemplate {
                 dir.display()
             ))
         })?;
-        let token = |name: &str| tokenizer.get(name).and_then(token_text).map(str::to_owned);
-        Self::new(source, token("bos_token"), token("eos_token"))
+        let token = |name: &str| Some((name.to_owned(), token_text(tokenizer.get(name)?)?.into()));
+        Self::new(&source, TOKENS.into_iter().filter_map(token).collect()).map_err(|error| {
+            match error {
+                Error::Template(reason) => Error::Template(format!("{}: {reason}", dir.display())),
+                other => other,
+            }
+        })
     }
 
-    /// Compiles `source`.
+    /// Compiles `source`; `tokens` are what it may call `bos_token` and so on.
     ///
     /// # Errors
     /// [`Error::Template`] with the line that is wrong.
-    pub(crate) fn new(
-        source: String,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-    ) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_recursion_limit(MAX_RECURSION);
-        environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned("chat", source)
-            .map_err(|e| Error::Template(format!("{e:#}")))?;
-        Ok(Self { environment, bos_token, eos_token })
+    pub(crate) fn new(source: &str, tokens: Map<String, Json>) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let length = source.len();
+            return Err(Error::Template(format!(
+                "expected at most {MAX_SOURCE_BYTES} bytes, found {length}"
+            )));
+        }
+        let environment = environment(source)
+            .map_err(|e| Error::Template(format!("not a template: {}", chain(&e))))?;
+        let mut template = Self { environment, tokens, reads_plain_text: true };
+        template.reads_plain_text = template.shows(PROBE.into()).unwrap_or(false)
+            || !template.shows(vec![text_part(PROBE)].into()).unwrap_or(false);
+        Ok(template)
     }
 
     /// Renders `messages`, and the start of the answer if `add_generation_prompt`. In a message
     /// with images these come first, then its text.
     ///
     /// # Errors
-    /// [`Error::Template`] if the template refuses the conversation or does not come to an end.
+    /// [`Error::Prompt`] if the template refuses the conversation, for its order of roles say;
+    /// [`Error::Template`] if it fails or does not come to an end.
     pub(crate) fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let fail = |e: minijinja::Error| Error::Template(e.to_string());
-        let messages: Vec<Json> = messages.iter().map(template_message).collect();
-        let template = self.environment.get_template("chat").map_err(fail)?;
+        self.render_values(
+            messages.iter().map(|m| self.message(m)).collect(),
+            add_generation_prompt,
+        )
+    }
+
+    fn render_values(&self, messages: Vec<Value>, add_generation_prompt: bool) -> Result<String> {
+        let fail = |e: minijinja::Error| match refusal(&e) {
+            Some(reason) => {
+                Error::Prompt(format!("the chat template refuses the conversation: {reason}"))
+            }
+            None => Error::Template(chain(&e)),
+        };
+        let template = self.environment.get_template(environment::NAME).map_err(fail)?;
         let mut output = Bounded(Vec::new());
-        let rendered = template.render_captured_to(
-            context! {
-                messages => Value::from_serialize(&messages),
-                add_generation_prompt,
-                bos_token => self.bos_token,
-                eos_token => self.eos_token,
-            },
-            &mut output,
-        );
-        rendered.map_err(fail)?;
+        let given = context! {
+            messages,
+            add_generation_prompt,
+            // Defined, but nothing: templates compare them with `none`.
+            tools => (),
+            documents => (),
+        };
+        let tokens = Value::from_serialize(&self.tokens);
+        template.render_captured_to(context! { ..given, ..tokens }, &mut output).map_err(fail)?;
         String::from_utf8(output.0).map_err(|e| Error::Template(e.to_string()))
+    }
+
+    fn message(&self, message: &Message) -> Value {
+        let text = message.text();
+        let images = message.images().count();
+        let content = if images == 0 && self.reads_plain_text {
+            Value::from(text)
+        } else {
+            let mut parts = vec![context! { type => "image" }; images];
+            if message.parts.iter().any(|part| matches!(part, Part::Text(_))) {
+                parts.push(text_part(&text));
+            }
+            Value::from(parts)
+        };
+        // In this order, in which a template may print them.
+        context! { role => message.role.as_str(), content }
+    }
+
+    /// Whether a user's `content` gets into the prompt.
+    fn shows(&self, content: Value) -> Result<bool> {
+        let message = context! { role => "user", content };
+        Ok(self.render_values(vec![message], true)?.contains(PROBE))
     }
 }
 
+/// A text that no template holds itself.
+const PROBE: &str = "whatever-a-user-may-say";
+
 /// Refuses a text in which a special token of the tokenizer is written out.
 ///
-/// The tokenizer would read it as that token: an image placeholder without an image, or the end of
-/// the turn, after which the text could speak for somebody else.
+/// The tokenizer would read it as that token, since prompts are tokenised as a whole. An image
+/// placeholder would stand for no image, or for that of another message. All other special tokens
+/// are refused as well: with the end of a turn, a document that a program puts into a prompt could
+/// end the user's turn and speak for the system. Escaping instead would change what was said, and
+/// how a model reads an escaped token is anybody's guess.
 ///
 /// # Errors
 /// [`Error::Prompt`] that names the token.
@@ -129,76 +170,31 @@ pub(crate) fn check_text(text: &str, special_tokens: &[String]) -> Result<()> {
     }
 }
 
+fn text_part(text: &str) -> Value {
+    context! { type => "text", text }
+}
+
+/// Returns the messages of `error` and of its sources.
+fn chain(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text += &format!(": {source}");
+        next = source.source();
+    }
+    text
+}
+
 /// Returns `chat_template`: a text, or the one named `default` of a list.
 fn named_template(config: &Json) -> Option<String> {
     match config.get("chat_template")? {
         Json::String(source) => Some(source.clone()),
-        Json::Array(named) => named.iter().find_map(|entry| {
-            (entry.get("name")?.as_str()? == "default")
-                .then(|| entry.get("template")?.as_str().map(str::to_owned))?
-        }),
+        Json::Array(named) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| Some(entry["template"].as_str()?.to_owned())),
         _ => None,
     }
-}
-
-fn template_message(message: &Message) -> Json {
-    let text = message.text();
-    let images = message.images().count();
-    let content = match images {
-        0 => Json::String(text),
-        _ => {
-            let mut parts = vec![json!({"type": "image"}); images];
-            if message.parts.iter().any(|part| matches!(part, Part::Text(_))) {
-                parts.push(json!({"type": "text", "text": text}));
-            }
-            Json::Array(parts)
-        }
-    };
-    json!({"role": message.role.as_str(), "content": content})
-}
-
-/// The date, for templates that tell the model what day it is.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let days = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() / 86_400);
-    let (year, month, day) = civil_from_days(days as i64);
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    let name = MONTHS[month as usize - 1];
-    Ok(format
-        .replace("%Y", &year.to_string())
-        .replace("%m", &format!("{month:02}"))
-        .replace("%d", &format!("{day:02}"))
-        .replace("%B", name)
-        .replace("%b", &name[..3]))
-}
-
-/// Days since 1970 to year, month and day. Source: H. Hinnant, "chrono-compatible low-level date
-/// algorithms".
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Takes a bounded number of bytes.
@@ -221,64 +217,4 @@ impl std::io::Write for Bounded {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use llm_core::Image;
-
-    use super::*;
-
-    fn golden(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
-    }
-
-    fn template(source: &str) -> ChatTemplate {
-        ChatTemplate::new(source.to_owned(), None, Some("</s>".to_owned())).unwrap()
-    }
-
-    #[test]
-    fn an_image_comes_before_the_text_whatever_their_order() {
-        let chat = ChatTemplate::load(&golden("tiny_fp32")).unwrap();
-        let image = || Part::Image(Image::encoded(vec![1]));
-        let expected = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
-                        <|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>what is it?\
-                        <|im_end|>\n<|im_start|>assistant\n";
-        for parts in [[image(), "what is it?".into()], ["what is it?".into(), image()]] {
-            assert_eq!(chat.render(&[Message::user(parts)], true).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn templates_use_python_and_say_what_they_refuse() {
-        let chat = template("{{ messages[0].content.strip().split(' ')[1] }}{{ eos_token }}");
-        let hello = [Message::user([" a b ".into()])];
-        assert_eq!(chat.render(&hello, false).unwrap(), "b</s>");
-        let refuses = template("{{ raise_exception('roles must alternate') }}");
-        assert!(refuses.render(&hello, true).unwrap_err().to_string().contains("must alternate"));
-    }
-
-    #[test]
-    fn a_hostile_template_comes_to_an_end() {
-        let hello = [Message::user(["x".into()])];
-        let endless =
-            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
-        assert!(template(endless).render(&hello, true).is_err());
-        let long = "{% for a in range(90000) %}{{ 'aaaaaaaaaa' * 100 }}{% endfor %}";
-        assert!(template(long).render(&hello, true).is_err());
-    }
-
-    #[test]
-    fn a_written_out_control_token_is_refused() {
-        let specials = ["<|image_pad|>".to_owned(), "<|im_end|>".to_owned()];
-        assert!(check_text("a <b> |im_end|", &specials).is_ok());
-        let error = check_text("see <|image_pad|>", &specials).unwrap_err();
-        assert!(error.to_string().contains("`<|image_pad|>`"), "{error}");
-    }
-
-    #[test]
-    fn dates() {
-        assert_eq!(civil_from_days(0), (1970, 1, 1));
-        assert_eq!(civil_from_days(11_016), (2000, 2, 29));
-        assert_eq!(civil_from_days(20_781), (2026, 11, 24));
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
 //! Where a model is: a folder, the local Hugging Face cache, or the hub.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,8 +18,12 @@ pub type DownloadProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// Returns the folder of the model `name`: a path, or `organisation/model[@revision]`.
 ///
+/// A name of the hub is looked for in the local cache, and is downloaded if it is not there, or
+/// not whole, and the feature `hub` is on. `offline` keeps to the cache, as `HF_HUB_OFFLINE` does.
+///
 /// # Errors
-/// [`Error::NotFound`], which says where it was looked for.
+/// [`Error::NotFound`], which says where it was looked for and what would help; with the feature
+/// `hub` also those of a download.
 pub(crate) fn locate(
     name: &str,
     offline: bool,
@@ -36,37 +42,32 @@ pub(crate) fn locate(
             "no such folder, and not a hub name, which is `organisation/model`".to_owned(),
         ));
     };
-    let cache = cache_dir().ok_or_else(|| not_found("there is no home folder".to_owned()))?;
-    if let Some(snapshot) = cached(&cache, repo, revision) {
-        return Ok(snapshot);
+    let cache = cache_dir().ok_or_else(|| {
+        not_found("no such folder, and no home folder to look for a cache in".to_owned())
+    })?;
+    let found = match cached(&cache, repo, revision) {
+        Cached::Whole(snapshot) => return Ok(snapshot),
+        Cached::Partial(snapshot, missing) => {
+            format!("the copy in {} lacks {}", snapshot.display(), missing.join(", "))
+        }
+        Cached::None => format!("no copy of it in {}", cache.display()),
+    };
+    if offline || is_true(env::var_os("HF_HUB_OFFLINE")) {
+        return Err(not_found(format!("no such folder, and {found}; downloads are off")));
     }
-    let looked = format!("no such folder, and no complete copy in {}", cache.display());
-    if offline {
-        return Err(not_found(format!("{looked}; downloads are off")));
+    #[cfg(feature = "hub")]
+    {
+        tracing::debug!(name, found, "not in the cache");
+        crate::hub::download(repo, revision, &cache, progress)
     }
-    fetch(repo, revision, &cache, progress, || not_found(looked.clone()))
-}
-
-#[cfg(feature = "hub")]
-fn fetch(
-    repo: &str,
-    revision: &str,
-    cache: &Path,
-    progress: &(dyn Fn(&str, u64, u64) + Send + Sync),
-    _: impl Fn() -> Error,
-) -> Result<PathBuf> {
-    crate::hub::download(repo, revision, cache, progress)
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(
-    _: &str,
-    _: &str,
-    _: &Path,
-    _: &(dyn Fn(&str, u64, u64) + Send + Sync),
-    not_found: impl Fn() -> Error,
-) -> Result<PathBuf> {
-    Err(not_found())
+    #[cfg(not(feature = "hub"))]
+    {
+        let _ = progress;
+        Err(not_found(format!(
+            "no such folder, and {found}; this program was built without the feature `hub`, so \
+             fetch it with `hf download {repo}`"
+        )))
+    }
 }
 
 /// Splits `organisation/model[@revision]`; `None` if it is not of that form.
@@ -90,20 +91,48 @@ fn cache_dir() -> Option<PathBuf> {
         .or_else(|| env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
 }
 
-/// Returns the snapshot of `repo` in `cache` if all of its files are there.
-fn cached(cache: &Path, repo: &str, revision: &str) -> Option<PathBuf> {
+/// Whether a variable is set to what the hub's tools take for true.
+fn is_true(value: Option<OsString>) -> bool {
+    let value = value.map(|v| v.to_string_lossy().to_ascii_uppercase());
+    value.is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.as_str()))
+}
+
+/// What the cache holds of a revision.
+#[derive(Debug, PartialEq)]
+enum Cached {
+    Whole(PathBuf),
+    /// A snapshot, and the files that it lacks.
+    Partial(PathBuf, Vec<String>),
+    None,
+}
+
+/// Looks for a snapshot of `repo` in `cache`. A download that was broken off leaves one without
+/// some of its files.
+fn cached(cache: &Path, repo: &str, revision: &str) -> Cached {
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let commit = fs::read_to_string(folder.join("refs").join(revision));
     let commit = commit.map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
     let snapshot = folder.join("snapshots").join(commit);
-    let complete = snapshot.join(CONFIG).is_file()
-        && missing_shards(&snapshot).is_ok_and(|missing| missing.is_empty());
-    complete.then_some(snapshot)
+    if !snapshot.is_dir() {
+        return Cached::None;
+    }
+    let needed = [CONFIG, "tokenizer.json"].into_iter();
+    let mut missing: Vec<String> =
+        needed.filter(|name| !snapshot.join(name).is_file()).map(str::to_owned).collect();
+    missing.extend(missing_shards(&snapshot).unwrap_or_else(|error| vec![error.to_string()]));
+    match missing.is_empty() {
+        true => Cached::Whole(snapshot),
+        false => Cached::Partial(snapshot, missing),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn offline(name: &str) -> Result<PathBuf> {
+        locate(name, true, &|_, _, _| {})
+    }
 
     #[test]
     fn names_that_could_leave_the_cache_are_no_hub_names() {
@@ -115,26 +144,67 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_counts_only_when_complete() {
+    fn a_snapshot_counts_only_when_whole() {
         let cache = tempfile::tempdir().unwrap();
+        let look = |revision: &str| cached(cache.path(), "org/model", revision);
         let folder = cache.path().join("models--org--model");
         let snapshot = folder.join("snapshots/abc");
+        assert_eq!(look("main"), Cached::None);
         fs::create_dir_all(&snapshot).unwrap();
         fs::create_dir_all(folder.join("refs")).unwrap();
         fs::write(folder.join("refs/main"), "abc\n").unwrap();
-        assert_eq!(cached(cache.path(), "org/model", "main"), None);
+
+        let lacks = |names: &[&str]| {
+            Cached::Partial(snapshot.clone(), names.iter().map(|&n| n.to_owned()).collect())
+        };
+        assert_eq!(look("main"), lacks(&["config.json", "tokenizer.json", "model.safetensors"]));
         fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert_eq!(cached(cache.path(), "org/model", "main"), None);
-        fs::write(snapshot.join("model.safetensors"), "").unwrap();
-        assert_eq!(cached(cache.path(), "org/model", "main"), Some(snapshot.clone()));
-        assert_eq!(cached(cache.path(), "org/model", "abc"), Some(snapshot));
+        fs::write(snapshot.join("tokenizer.json"), "{}").unwrap();
+        let index = r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+        fs::write(snapshot.join("model.safetensors.index.json"), index).unwrap();
+        fs::write(snapshot.join("1.safetensors"), "").unwrap();
+        assert_eq!(look("main"), lacks(&["2.safetensors"]));
+        // A link whose target is gone is no file.
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("2.safetensors")).unwrap();
+            assert_eq!(look("main"), lacks(&["2.safetensors"]));
+            fs::remove_file(snapshot.join("2.safetensors")).unwrap();
+        }
+        fs::write(snapshot.join("2.safetensors"), "").unwrap();
+        assert_eq!(look("main"), Cached::Whole(snapshot.clone()));
+        assert_eq!(look("abc"), Cached::Whole(snapshot.clone()));
+        assert_eq!(look("other"), Cached::None);
+    }
+
+    #[test]
+    fn a_folder_is_itself_and_a_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(offline(dir.path().to_str().unwrap()).unwrap(), dir.path());
+        let file = dir.path().join("model.safetensors");
+        fs::write(&file, "").unwrap();
+        let error = offline(file.to_str().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("it is a file, expected the folder"), "{error}");
     }
 
     #[test]
     fn what_is_not_there_is_said() {
-        let says = |name: &str| locate(name, true, &|_, _, _| {}).unwrap_err().to_string();
+        let says = |name: &str| offline(name).unwrap_err().to_string();
         assert!(says("no-such-folder").contains("not a hub name"));
-        assert!(says("no-org/no-model").contains("downloads are off"));
-        assert!(says(file!().rsplit('/').next().unwrap()).contains("not a hub name"));
+        let error = says("no-org/no-model");
+        let cache = cache_dir().unwrap();
+        assert!(error.contains(cache.to_str().unwrap()), "{error}");
+        assert!(
+            error.contains("`no-org/no-model`") && error.contains("downloads are off"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn truth_is_read_as_the_tools_of_the_hub_read_it() {
+        for (value, expected) in [("1", true), ("true", true), ("0", false), ("", false)] {
+            assert_eq!(is_true(Some(value.into())), expected, "{value}");
+        }
+        assert!(!is_true(None));
     }
 }
