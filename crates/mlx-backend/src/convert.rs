@@ -13,12 +13,13 @@ use mlx_rs::{Array, ops};
 use serde_json::{Value, json};
 
 use crate::{
-    Error, LoadError, Result,
+    Error, Result,
     checkpoint::Checkpoint,
     engine,
     models::{self, Architecture},
     nn::mlx_error,
     quantize::Quantize,
+    weights::open_tensors,
 };
 
 /// Most bytes of a weight file.
@@ -112,20 +113,7 @@ fn write_weights(
     how: Quantize,
     progress: &dyn Fn(u64, u64),
 ) -> Result<()> {
-    let mut tensors = BTreeMap::new();
-    for file in files {
-        crate::weights::check_header(file)?;
-        let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
-            path: file.clone(),
-            reason: format!("MLX cannot read it: {e}"),
-        })?;
-        for (name, array) in loaded {
-            let Some(name) = (architecture.rename)(&name) else { continue };
-            if tensors.insert(name.clone(), array).is_some() {
-                return Err(LoadError::Duplicate { name }.into());
-            }
-        }
-    }
+    let tensors = open_tensors(files, architecture.rename)?;
     let total = tensors.len() as u64;
     let (mut shards, mut bytes) = (vec![Vec::new()], 0);
     for (done, (name, array)) in tensors.into_iter().enumerate() {

@@ -230,9 +230,30 @@ fn score_row_bytes(q: &Array, k: &Array) -> usize {
     dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).product::<usize>().max(1)
 }
 
-/// `silu(gate) * up`. Source: arXiv:2002.05202.
-pub(crate) fn swiglu(gate: &Array, up: &Array) -> MlxResult<Array> {
-    gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
+/// `down(silu(gate(x)) * up(x))`. Source: arXiv:2002.05202.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    /// Takes `gate_proj`, `up_proj` and `down_proj`, with biases if `bias`.
+    pub(crate) fn load(scope: &Scope<'_>, hidden: i32, inner: i32, bias: bool) -> Result<Self> {
+        Ok(Self {
+            gate_proj: Linear::load(&scope.sub("gate_proj"), inner, hidden, bias)?,
+            up_proj: Linear::load(&scope.sub("up_proj"), inner, hidden, bias)?,
+            down_proj: Linear::load(&scope.sub("down_proj"), hidden, inner, bias)?,
+        })
+    }
+
+    /// `[.., hidden]` to the same shape.
+    pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
+        let gate = self.gate_proj.forward(x)?;
+        let gated = gate.multiply(ops::sigmoid(&gate)?)?.multiply(self.up_proj.forward(x)?)?;
+        self.down_proj.forward(&gated)
+    }
 }
 
 /// Exact GELU: `x Φ(x)` by the error function. Source: arXiv:1606.08415.

@@ -54,20 +54,7 @@ impl Weights {
         packed: QuantizationConfig,
         quantize: Option<Quantize>,
     ) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        for file in files {
-            check_header(file)?;
-            let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
-                path: file.clone(),
-                reason: format!("MLX cannot read it: {e}"),
-            })?;
-            for (name, array) in loaded {
-                let Some(name) = rename(&name) else { continue };
-                if tensors.insert(name.clone(), array).is_some() {
-                    return Err(LoadError::Duplicate { name }.into());
-                }
-            }
-        }
+        let tensors = open_tensors(files, rename)?;
         Ok(Self {
             tensors: RefCell::new(tensors),
             taken: RefCell::default(),
@@ -225,9 +212,35 @@ pub(crate) fn cast(array: Array, dtype: Dtype) -> Result<Array> {
     array.as_dtype(dtype).map_err(|e| Error::Mlx { op: "cast", message: e.what().to_owned() })
 }
 
+/// Opens the tensors of `files` under the names that `rename` gives them; `None` drops one. Nothing
+/// but headers is read yet.
+///
+/// # Errors
+/// If a file cannot be read, is not a complete safetensors file, or holds a name twice.
+pub(crate) fn open_tensors(
+    files: &[PathBuf],
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, Array>> {
+    let mut tensors = BTreeMap::new();
+    for file in files {
+        check_header(file)?;
+        let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
+            path: file.clone(),
+            reason: format!("MLX cannot read it: {e}"),
+        })?;
+        for (name, array) in loaded {
+            let Some(name) = rename(&name) else { continue };
+            if tensors.insert(name.clone(), array).is_some() {
+                return Err(LoadError::Duplicate { name }.into());
+            }
+        }
+    }
+    Ok(tensors)
+}
+
 /// Checks a safetensors header before MLX reads it: its length, its JSON, that offsets do not
 /// overlap, and that the file is as long as the header says.
-pub(crate) fn check_header(path: &Path) -> Result<()> {
+fn check_header(path: &Path) -> Result<()> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::{
     Result,
     cache::KvCache,
-    nn::{Embedding, Linear, RmsNorm, swiglu},
+    nn::{Embedding, Linear, Mlp, RmsNorm},
     rope::{Rope, Rotation},
     weights::Scope,
 };
@@ -185,7 +185,7 @@ impl Block {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::load(config, &scope.sub("self_attn"))?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(config, &scope.sub("mlp"))?,
+            mlp: Mlp::load(&scope.sub("mlp"), config.hidden_size, config.intermediate_size, false)?,
         })
     }
 
@@ -256,28 +256,6 @@ impl Attention {
         let mask = (l > 1).then_some(Mask::Causal);
         let out = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
         self.o_proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[b, l, -1])?)
-    }
-}
-
-#[derive(Debug)]
-struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
-}
-
-impl Mlp {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        Ok(Self {
-            gate_proj: Linear::load(&scope.sub("gate_proj"), inner, hidden, false)?,
-            up_proj: Linear::load(&scope.sub("up_proj"), inner, hidden, false)?,
-            down_proj: Linear::load(&scope.sub("down_proj"), hidden, inner, false)?,
-        })
-    }
-
-    fn forward(&self, x: &Array) -> MlxResult<Array> {
-        self.down_proj.forward(&swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
     }
 }
 

@@ -14,7 +14,7 @@ use vision_preproc::Grid;
 use super::windows::Windows;
 use crate::{
     LoadError, Result,
-    nn::{Linear, RmsNorm, attention, gelu, mlx_error, swiglu},
+    nn::{Linear, Mlp, RmsNorm, attention, gelu, mlx_error},
     rope::{cos_sin, rotate},
     weights::{Scope, cast},
 };
@@ -202,7 +202,7 @@ impl Block {
             norm1: RmsNorm::load(&scope.sub("norm1"), config.hidden_size, EPS)?,
             norm2: RmsNorm::load(&scope.sub("norm2"), config.hidden_size, EPS)?,
             attn: Attention::load(config, &scope.sub("attn"))?,
-            mlp: Mlp::load(config, &scope.sub("mlp"))?,
+            mlp: Mlp::load(&scope.sub("mlp"), config.hidden_size, config.intermediate_size, true)?,
         })
     }
 
@@ -281,28 +281,6 @@ impl Attention {
             }
         };
         self.proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[t, n, -1])?)
-    }
-}
-
-#[derive(Debug)]
-struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
-}
-
-impl Mlp {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        Ok(Self {
-            gate_proj: Linear::load(&scope.sub("gate_proj"), inner, hidden, true)?,
-            up_proj: Linear::load(&scope.sub("up_proj"), inner, hidden, true)?,
-            down_proj: Linear::load(&scope.sub("down_proj"), hidden, inner, true)?,
-        })
-    }
-
-    fn forward(&self, x: &Array) -> MlxResult<Array> {
-        self.down_proj.forward(&swiglu(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
     }
 }
 
