@@ -4,7 +4,7 @@ use std::{ffi::OsString, sync::Arc, time::Instant};
 
 use abstractllm::{
     Completion, Error, ErrorKind, Event, FinishReason, Provider, Request, embedded,
-    mlx::{self, MlxOptions, MlxProvider},
+    mlx::{MlxOptions, MlxProvider},
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
@@ -140,12 +140,7 @@ impl Session<'_> {
             End::Complete(completion) => Some(completion),
             End::Failed(_) | End::Interrupted => None,
         };
-        let report = monitor.map(|monitor| {
-            // The engine sends the end before it books the answer. It does one thing after another,
-            // so once it has told its state, the books are complete.
-            let _ = mlx::device_info();
-            monitor.report()
-        });
+        let report = monitor.map(|monitor| monitor.report());
         let answer_seconds = started.elapsed().as_secs_f64();
         self.style.end(&Answer {
             text: &text,
