@@ -10,6 +10,7 @@ mod gif;
 mod jpeg;
 pub(crate) mod orient;
 mod png;
+pub(crate) mod rows;
 mod sniff;
 mod webp;
 
@@ -108,13 +109,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Error> {
     limits.check_encoded(bytes.len())?;
     let info = probe(bytes)?;
     limits.check_size(info.size())?;
-    let image = match info.format {
-        Format::Jpeg => jpeg::decode(bytes),
-        Format::Png => png::decode(bytes),
-        Format::WebP => webp::decode(bytes),
-        Format::Gif => gif::decode(bytes),
-        Format::Bmp => bmp::decode(bytes),
-    };
+    let image = rows::Rows::open(bytes, info.format).and_then(rows::Rows::into_image);
     let image = image.map_err(|reason| Error::decode(info.format, reason))?;
     Ok(orient::upright(image, info.orientation))
 }

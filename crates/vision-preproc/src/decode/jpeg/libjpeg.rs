@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "a foreign function can only be called from unsafe code")]
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 
 // Links the static library that the shim calls.
 use mozjpeg_sys as _;
@@ -9,16 +11,29 @@ use mozjpeg_sys as _;
 /// Bytes that libjpeg wants for a message (`JMSG_LENGTH_MAX`).
 const MESSAGE_BYTES: usize = 200;
 
+/// `struct vision_preproc_jpeg`, known to C only.
+#[repr(C)]
+struct Opened {
+    private: [u8; 0],
+}
+
 unsafe extern "C" {
-    fn vision_preproc_jpeg(
+    fn vision_preproc_jpeg_open(
         bytes: *const u8,
         len: usize,
         width: c_uint,
         height: c_uint,
         components: c_uint,
-        pixels: *mut u8,
+        eighths: c_uint,
+        message: *mut c_char,
+    ) -> *mut Opened;
+    fn vision_preproc_jpeg_read(
+        jpeg: *mut Opened,
+        rows: *mut u8,
+        count: c_uint,
         message: *mut c_char,
     ) -> c_int;
+    fn vision_preproc_jpeg_close(jpeg: *mut Opened);
 }
 
 /// What the header of a JPEG file says.
@@ -30,33 +45,63 @@ pub(super) struct Header {
     pub(super) components: u32,
 }
 
-/// Decodes into `pixels`, `[height, width, components]`.
-///
-/// # Panics
-/// If the length of `pixels` is not that product.
-pub(super) fn decode(bytes: &[u8], header: Header, pixels: &mut [u8]) -> Result<(), String> {
-    let samples = u64::from(header.width) * u64::from(header.height) * u64::from(header.components);
-    assert_eq!(pixels.len() as u64, samples, "buffer of a JPEG image");
-    let mut message: [c_char; MESSAGE_BYTES] = [0; MESSAGE_BYTES];
-    // SAFETY: `bytes` is readable for its length, the message is writable for as long as libjpeg may write, and
-    // `pixels` is writable for width * height * components bytes (asserted above), numbers which the shim compares
-    // with the file before it writes; no pointer is kept after the call.
-    let failed = unsafe {
-        vision_preproc_jpeg(
-            bytes.as_ptr(),
-            bytes.len(),
-            header.width,
-            header.height,
-            header.components,
-            pixels.as_mut_ptr(),
-            message.as_mut_ptr(),
-        )
-    };
-    if failed == 0 {
-        return Ok(());
+/// An open file; a progressive one has been decoded to coefficients.
+pub(super) struct Reader<'a> {
+    jpeg: NonNull<Opened>,
+    /// Bytes of a row: scaled width times components.
+    stride: usize,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Reader<'a> {
+    /// Opens `bytes`, to be read at `eighths` / 8 of the size in `header`, sides rounded up; 8 is the image itself.
+    pub(super) fn open(bytes: &'a [u8], header: Header, eighths: u32) -> Result<Self, String> {
+        let mut message = [0; MESSAGE_BYTES];
+        // SAFETY: `bytes` is readable for its length, and stays so as long as the reader is used, by its lifetime; the
+        // message is writable for as long as libjpeg may write.
+        let jpeg = unsafe {
+            vision_preproc_jpeg_open(
+                bytes.as_ptr(),
+                bytes.len(),
+                header.width,
+                header.height,
+                header.components,
+                eighths,
+                message.as_mut_ptr(),
+            )
+        };
+        let jpeg = NonNull::new(jpeg).ok_or_else(|| text(message))?;
+        let stride = (header.width * eighths).div_ceil(8) as usize * header.components as usize;
+        Ok(Self { jpeg, stride, bytes: PhantomData })
     }
-    message[MESSAGE_BYTES - 1] = 0;
-    // SAFETY: the array ends in a zero byte, written on the line above.
-    let text = unsafe { CStr::from_ptr(message.as_ptr()) };
-    Err(text.to_string_lossy().into_owned())
+
+    /// Reads as many further rows of `[width, components]` bytes as fit; returns how many, 0 after the last.
+    pub(super) fn read(&mut self, rows: &mut [u8]) -> Result<usize, String> {
+        let count = c_uint::try_from(rows.len() / self.stride).unwrap_or(c_uint::MAX);
+        let mut message = [0; MESSAGE_BYTES];
+        // SAFETY: the pointer came from `open` and is closed by `drop` only; `rows` is writable for `count` rows of
+        // `stride` bytes, which is what the shim writes for each, since it compared the sizes while opening.
+        let read = unsafe {
+            vision_preproc_jpeg_read(
+                self.jpeg.as_ptr(),
+                rows.as_mut_ptr(),
+                count,
+                message.as_mut_ptr(),
+            )
+        };
+        usize::try_from(read).map_err(|_| text(message))
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `open`, and nothing uses it after this.
+        unsafe { vision_preproc_jpeg_close(self.jpeg.as_ptr()) }
+    }
+}
+
+fn text(message: [c_char; MESSAGE_BYTES]) -> String {
+    let bytes = message.map(|c| c as u8);
+    let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
+    text.to_string_lossy().into_owned()
 }

@@ -2,8 +2,9 @@
 
 mod libjpeg;
 
+use super::rows::RowSource;
 use super::{Header, Reason, exif, expand_grey};
-use crate::{RgbImage, Size};
+use crate::Size;
 
 /// The parts of a file before its first scan.
 struct Head {
@@ -21,23 +22,47 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Reason> {
     })
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Reason> {
-    let frame = head(bytes)?.frame;
-    let size = Size { width: frame.width, height: frame.height };
-    let mut rgb = vec![0; if frame.components == 3 { size.rgb_bytes() } else { 0 }];
-    if frame.components == 3 {
-        libjpeg::decode(bytes, frame, &mut rgb)?;
-    } else {
-        let mut samples = vec![0; size.rgb_bytes() / 3 * frame.components as usize];
-        libjpeg::decode(bytes, frame, &mut samples)?;
-        rgb.resize(size.rgb_bytes(), 0);
-        if frame.components == 1 {
-            expand_grey(&samples, &mut rgb);
-        } else {
-            expand_cmyk(&samples, &mut rgb);
-        }
+/// A file that is decoded a few rows at a time.
+pub(crate) struct Rows<'a> {
+    reader: libjpeg::Reader<'a>,
+    size: Size,
+    /// One row of grey or CMYK samples; RGB needs none.
+    samples: Vec<u8>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Reason> {
+        let frame = head(bytes)?.frame;
+        let reader = libjpeg::Reader::open(bytes, frame, 8)?;
+        let samples = if frame.components == 3 { 0 } else { frame.width * frame.components };
+        let size = Size { width: frame.width, height: frame.height };
+        Ok(Self { reader, size, samples: vec![0; samples as usize] })
     }
-    Ok(RgbImage::new(size.width, size.height, rgb)?)
+}
+
+impl RowSource for Rows<'_> {
+    fn size(&self) -> Size {
+        self.size
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
+        if self.samples.is_empty() {
+            return Ok(self.reader.read(out)?);
+        }
+        let mut rows = 0;
+        for rgb in out.chunks_exact_mut(self.size.width as usize * 3) {
+            if self.reader.read(&mut self.samples)? == 0 {
+                break;
+            }
+            if self.samples.len() == self.size.width as usize {
+                expand_grey(&self.samples, rgb);
+            } else {
+                expand_cmyk(&self.samples, rgb);
+            }
+            rows += 1;
+        }
+        Ok(rows)
+    }
 }
 
 /// Inverted CMYK (Adobe's convention, which Pillow assumes for every file) to RGB, as `cmyk2rgb` in Pillow's
