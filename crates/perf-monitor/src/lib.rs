@@ -69,7 +69,10 @@ pub use generation::{GenerationMetrics, GenerationTimer, GenerationTrace};
 pub use histogram::Percentiles;
 #[cfg(feature = "tracing")]
 pub use layer::MonitorLayer;
-pub use memory_tracker::{MemoryPressure, MemoryReading, MemoryThreshold, MemoryTracker};
+pub use memory_tracker::{
+    MemoryFigures, MemoryPressure, MemoryProbe, MemoryReading, MemoryThreshold, MemoryTracker,
+    Relief, Shrink,
+};
 pub use monitor::{OperationGuard, PerformanceMonitor};
 pub use options::MonitorOptions;
 pub use phase::{Counter, Gauge, Phase};
