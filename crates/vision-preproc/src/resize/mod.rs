@@ -30,7 +30,8 @@ pub enum Filter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PassOrder {
-    /// Always horizontal first, as Pillow up to 12.
+    /// Horizontal first, as Pillow up to 12; vertical first if the rows shrink and the image is more than 100 times as
+    /// high as wide.
     Pillow12,
     /// Vertical first if the rows shrink, and by more than twice what the columns shrink; as Pillow 13. The default.
     #[default]
@@ -42,7 +43,11 @@ impl PassOrder {
     pub fn vertical_first(self, from: Size, to: Size) -> bool {
         let rows = i64::from(from.height) - i64::from(to.height);
         let columns = i64::from(from.width) - i64::from(to.width);
-        self == Self::Pillow13 && rows > 0 && rows > 2 * columns
+        match self {
+            // `Image.resize` of Pillow 12.3.0 splits the call for such images; Pillow 13 no longer does.
+            Self::Pillow12 => rows > 0 && i64::from(from.height) > 100 * i64::from(from.width),
+            Self::Pillow13 => rows > 0 && rows > 2 * columns,
+        }
     }
 }
 
@@ -103,6 +108,10 @@ mod tests {
         assert!(!first((100, 100), (100, 300)));
         let size = Size { width: 640, height: 480 };
         assert!(!PassOrder::Pillow12.vertical_first(size, Size { width: 644, height: 476 }));
+        let ribbon = |height| Size { width: 10, height };
+        let smaller = Size { width: 28, height: 784 };
+        assert!(!PassOrder::Pillow12.vertical_first(ribbon(1000), smaller));
+        assert!(PassOrder::Pillow12.vertical_first(ribbon(1001), smaller));
     }
 
     #[test]
