@@ -98,6 +98,13 @@ pub struct Placement {
     pub top: u32,
 }
 
+impl Placement {
+    /// A picture of `size`, which is no larger than `canvas`, in its middle.
+    pub(crate) fn centred(size: Size, canvas: Size) -> Self {
+        Self { size, left: half(canvas.width - size.width), top: half(canvas.height - size.height) }
+    }
+}
+
 /// Fits `size` into `canvas` without changing its shape and centres it.
 ///
 /// The wider of the two shapes decides which side fills the canvas; the other is `height / width * canvas.width` (or
@@ -117,11 +124,7 @@ pub fn letterbox(size: Size, canvas: Size) -> Placement {
     } else if w / h < cw / ch {
         fitted.width = clamped(w / h * ch, canvas.width);
     }
-    Placement {
-        size: fitted,
-        left: half(canvas.width - fitted.width),
-        top: half(canvas.height - fitted.height),
-    }
+    Placement::centred(fitted, canvas)
 }
 
 fn clamped(side: f64, most: u32) -> u32 {
