@@ -68,4 +68,40 @@ mod tests {
             assert_eq!(found, numbers, "{orientation:?}");
         }
     }
+
+    /// The eight turns are the symmetries of a rectangle whose sides may change places: two in a row are one of them,
+    /// each has one that undoes it, and each moves every pixel to a place of its own.
+    #[test]
+    fn orientations_form_a_group() {
+        // Sides above and below a block, so that blocks are crossed.
+        for (width, height) in [(3, 2), (1, 40), (67, 35)] {
+            let numbers = (0..width * height).flat_map(|n: u32| [n as u8, (n >> 8) as u8, 7]);
+            let image = RgbImage::new(width, height, numbers.collect()).unwrap();
+            let all = Orientation::ALL.map(|orientation| turned(image.as_view(), orientation));
+            for (index, first) in all.iter().enumerate() {
+                assert!(width == 1 || all[..index].iter().all(|other| other != first));
+                let mut pixels: Vec<_> = first.pixels().as_chunks::<3>().0.to_vec();
+                pixels.sort_unstable();
+                pixels.dedup();
+                assert_eq!(pixels.len(), (width * height) as usize);
+                let twice = Orientation::ALL.map(|second| turned(first.as_view(), second));
+                assert!(twice.iter().all(|image| all.contains(image)), "{index}: not closed");
+                assert!(twice.contains(&image), "{index}: nothing undoes it");
+            }
+            let power = |orientation, times| {
+                (0..times).fold(image.clone(), |image, _| turned(image.as_view(), orientation))
+            };
+            use Orientation::{FlipHorizontal, FlipVertical, Rotate90, Rotate180, Rotate270};
+            assert!(power(Rotate90, 4) == image);
+            assert!(power(Rotate90, 2) == power(Rotate180, 1));
+            assert!(power(Rotate90, 3) == power(Rotate270, 1));
+            let flipped = turned(power(FlipHorizontal, 1).as_view(), FlipVertical);
+            assert!(flipped == power(Rotate180, 1));
+            for flip in
+                [FlipHorizontal, FlipVertical, Orientation::Transpose, Orientation::Transverse]
+            {
+                assert!(power(flip, 2) == image, "{flip:?}");
+            }
+        }
+    }
 }

@@ -75,7 +75,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Reason> {
 fn first(bytes: &[u8]) -> Result<First<'_>, Reason> {
     let mut first =
         First { kind: [0; 4], data: &[], canvas: None, left: 0, top: 0, exif: None, xmp: None };
-    for (kind, body) in chunks(&bytes[12..]) {
+    // What follows the picture may turn it, so a file that ends early is refused even if the picture is whole; libwebp
+    // does the same.
+    let riff = bytes[4..8].first_chunk().map_or(0, |&len| u32::from_le_bytes(len) as usize);
+    let content = riff.checked_add(8).and_then(|end| bytes.get(12..end));
+    for (kind, body) in chunks(content.ok_or("the file is truncated")?) {
         match (&kind, body) {
             (b"VP8X", [_, _, _, _, w0, w1, w2, h0, h1, h2, ..]) => {
                 first.canvas =
@@ -97,7 +101,7 @@ fn first(bytes: &[u8]) -> Result<First<'_>, Reason> {
         }
     }
     if first.data.is_empty() {
-        return Err("the file holds no whole picture chunk, or is truncated".into());
+        return Err("the file holds no whole picture chunk".into());
     }
     Ok(first)
 }
