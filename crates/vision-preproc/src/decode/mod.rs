@@ -115,7 +115,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Error> {
 }
 
 /// Why a decoder gave up, before the format is named.
-type Reason = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Reason = Box<dyn std::error::Error + Send + Sync>;
 
 /// A palette as Pillow holds it: entries beyond the stored ones are the grey of their index.
 struct Palette([[u8; 3]; 256]);

@@ -1,6 +1,7 @@
 //! Images as a stream of rows, so that what follows can work in the cache and no whole frame is held.
 
-use super::{Format, Reason, bmp, gif, jpeg, png, webp};
+pub(crate) use super::Reason;
+use super::{Format, bmp, gif, jpeg, png, webp};
 use crate::{RgbImage, Size};
 
 /// A decoder that hands out RGB rows from top to bottom, in the stored orientation.
@@ -19,7 +20,7 @@ pub(crate) trait RowSource {
 /// The rows of an image of any format.
 pub(crate) enum Rows<'a> {
     Jpeg(jpeg::Rows<'a>),
-    Whole(Whole),
+    Whole(Whole<Vec<u8>>),
 }
 
 impl<'a> Rows<'a> {
@@ -32,14 +33,16 @@ impl<'a> Rows<'a> {
             Format::Gif => gif::decode(bytes)?,
             Format::Bmp => bmp::decode(bytes)?,
         };
-        Ok(Self::Whole(Whole::new(whole)))
+        Ok(Self::Whole(Whole::new(whole.size(), whole.into_pixels())))
     }
 
     /// All rows as one image.
     pub(crate) fn into_image(self) -> Result<RgbImage, Reason> {
         match self {
             Self::Jpeg(mut rows) => collect(&mut rows),
-            Self::Whole(whole) => Ok(whole.image),
+            Self::Whole(Whole { size, pixels, .. }) => {
+                Ok(RgbImage::new(size.width, size.height, pixels)?)
+            }
         }
     }
 }
@@ -60,28 +63,31 @@ impl RowSource for Rows<'_> {
     }
 }
 
-/// The rows of an image that was decoded as a whole.
-pub(crate) struct Whole {
-    image: RgbImage,
+/// The rows of an image that is in memory as a whole.
+pub(crate) struct Whole<P> {
+    size: Size,
+    pixels: P,
     /// The first byte that was not handed out.
     at: usize,
 }
 
-impl Whole {
-    pub(crate) fn new(image: RgbImage) -> Self {
-        Self { image, at: 0 }
+impl<P: AsRef<[u8]>> Whole<P> {
+    /// Rows of `[size.height, size.width, 3]` bytes.
+    pub(crate) fn new(size: Size, pixels: P) -> Self {
+        assert_eq!(pixels.as_ref().len(), size.rgb_bytes(), "pixels of {size}");
+        Self { size, pixels, at: 0 }
     }
 }
 
-impl RowSource for Whole {
+impl<P: AsRef<[u8]>> RowSource for Whole<P> {
     fn size(&self) -> Size {
-        self.image.size()
+        self.size
     }
 
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
-        let stride = self.image.width() as usize * 3;
+        let stride = self.size.width as usize * 3;
         assert!(out.len() >= stride, "room for {} bytes of a row of {stride}", out.len());
-        let rest = &self.image.pixels()[self.at..];
+        let rest = &self.pixels.as_ref()[self.at..];
         let len = rest.len().min(out.len() / stride * stride);
         out[..len].copy_from_slice(&rest[..len]);
         self.at += len;
@@ -90,7 +96,7 @@ impl RowSource for Whole {
 }
 
 /// Reads the rows that are left into an image.
-fn collect(source: &mut dyn RowSource) -> Result<RgbImage, Reason> {
+pub(crate) fn collect(source: &mut dyn RowSource) -> Result<RgbImage, Reason> {
     let size = source.size();
     let stride = size.width as usize * 3;
     let mut pixels = vec![0; size.rgb_bytes()];

@@ -3,11 +3,15 @@
 //! Two passes, one per axis, each rounding to bytes; weights are 22-bit fixed point (see `weights.rs`). Source:
 //! Pillow 13.0.0, `src/libImaging/Resample.c`.
 
-mod scalar;
+mod stream;
 mod weights;
 
-use weights::Axis;
+pub(crate) use stream::{Buffers, Passes};
+pub(crate) use weights::{Axis, AxisKey, PRECISION_BITS};
 
+use crate::decode::Orientation;
+use crate::decode::rows::{Whole, collect};
+use crate::kernels::Level;
 use crate::{Error, RgbImage, RgbView, Size};
 
 /// The kernel that weighs source pixels; each widens when shrinking, which makes it an antialiasing filter.
@@ -70,26 +74,11 @@ pub fn resize(
             found: size.to_string(),
         });
     }
-    let from = src.size();
-    let vertical = |image: RgbView<'_>| {
-        let axis = Axis::new(from.height, size.height, filter);
-        let mut pixels = vec![0; image.width() as usize * size.height as usize * 3];
-        scalar::vertical(image, &axis, &mut pixels);
-        RgbImage::new(image.width(), size.height, pixels)
-    };
-    let horizontal = |image: RgbView<'_>| {
-        let axis = Axis::new(from.width, size.width, filter);
-        let mut pixels = vec![0; size.width as usize * image.height() as usize * 3];
-        scalar::horizontal(image, &axis, &mut pixels);
-        RgbImage::new(size.width, image.height(), pixels)
-    };
-    match (from.width != size.width, from.height != size.height) {
-        (false, false) => Ok(src.to_image()),
-        (true, false) => horizontal(src),
-        (false, true) => vertical(src),
-        (true, true) if order.vertical_first(from, size) => horizontal(vertical(src)?.as_view()),
-        (true, true) => vertical(horizontal(src)?.as_view()),
-    }
+    let passes = Passes::new(src.size(), size, filter, order, Orientation::Upright);
+    let mut rows = Whole::new(src.size(), src.pixels());
+    let resized =
+        passes.run(&mut rows, Level::detect(), &mut Buffers::default(), |rows| collect(rows));
+    Ok(resized.expect("rows in memory have no error"))
 }
 
 #[cfg(test)]

@@ -5,49 +5,111 @@ use std::f64::consts::PI;
 use super::Filter;
 
 /// Fraction bits of a weight: 32 less 8 for the value and 2 for sums outside 0 to 1.
-pub(super) const PRECISION_BITS: u32 = 22;
+pub(crate) const PRECISION_BITS: u32 = 22;
+
+/// What a table of weights is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AxisKey {
+    /// Positions before.
+    pub(crate) input: u32,
+    /// Positions after.
+    pub(crate) output: u32,
+    pub(crate) filter: Filter,
+    /// Whether the axis is stored from its end: position 0 is the last one of the upright image.
+    pub(crate) flipped: bool,
+}
 
 /// The taps of every output position along one axis.
 #[derive(Debug)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
+    key: AxisKey,
     starts: Vec<(usize, usize)>,
     weights: Vec<i32>,
     stride: usize,
+    /// The weights of one position before they are rounded.
+    exact: Vec<f64>,
+}
+
+impl Default for Axis {
+    /// The axis that maps one position to itself.
+    fn default() -> Self {
+        let key = AxisKey { input: 1, output: 1, filter: Filter::Box, flipped: false };
+        let mut axis =
+            Self { key, starts: Vec::new(), weights: Vec::new(), stride: 0, exact: Vec::new() };
+        axis.fill(key);
+        axis
+    }
 }
 
 impl Axis {
+    /// Makes the table for `key`, unless it is there; returns whether it was made.
+    pub(crate) fn set(&mut self, key: AxisKey) -> bool {
+        if key == self.key {
+            return false;
+        }
+        self.fill(key);
+        true
+    }
+
     /// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, the same operations in the same order.
-    pub(super) fn new(input: u32, output: u32, filter: Filter) -> Self {
+    fn fill(&mut self, key: AxisKey) {
+        let AxisKey { input, output, filter, flipped } = key;
         let scale = f64::from(input) / f64::from(output);
         let filter_scale = scale.max(1.0);
         let support = radius(filter) * filter_scale;
         let inverse = 1.0 / filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
-        let mut starts = Vec::with_capacity(output as usize);
-        let mut weights = Vec::with_capacity(output as usize * stride);
-        let mut taps = Vec::with_capacity(stride);
+        (self.key, self.stride) = (key, stride);
+        self.starts.clear();
+        self.weights.clear();
         for x in 0..output {
+            let x = if flipped { output - 1 - x } else { x };
             let center = (f64::from(x) + 0.5) * scale;
             // Casts truncate towards zero and a negative start becomes 0, as in C with the clamp that follows.
             let low = (center - support + 0.5) as usize;
             let high = ((center + support + 0.5) as usize).min(input as usize);
-            taps.clear();
-            taps.extend(
+            self.exact.clear();
+            self.exact.extend(
                 (0..high - low)
                     .map(|tap| weight(filter, ((tap + low) as f64 - center + 0.5) * inverse)),
             );
-            let sum: f64 = taps.iter().sum();
-            starts.push((low, taps.len()));
-            weights.extend(taps.iter().map(|&tap| fixed(if sum == 0.0 { tap } else { tap / sum })));
-            weights.resize(starts.len() * stride, 0);
+            let sum: f64 = self.exact.iter().sum();
+            let exact =
+                self.exact.iter().map(|&tap| fixed(if sum == 0.0 { tap } else { tap / sum }));
+            if flipped {
+                // Mirrored after everything was rounded, so that the result is the exact mirror image.
+                self.starts.push((input as usize - high, high - low));
+                self.weights.extend(exact.rev());
+            } else {
+                self.starts.push((low, high - low));
+                self.weights.extend(exact);
+            }
+            self.weights.resize(self.starts.len() * stride, 0);
         }
-        Self { starts, weights, stride }
     }
 
-    /// For each output position, the first source position and the weights from there on.
-    pub(super) fn taps(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.weights.chunks_exact(self.stride);
-        self.starts.iter().zip(weights).map(|(&(start, len), weights)| (start, &weights[..len]))
+    pub(crate) fn input(&self) -> usize {
+        self.key.input as usize
+    }
+
+    pub(crate) fn output(&self) -> usize {
+        self.key.output as usize
+    }
+
+    /// The most taps that an output position has.
+    pub(crate) fn most_taps(&self) -> usize {
+        self.starts.iter().map(|&(_, len)| len).max().unwrap_or(0)
+    }
+
+    /// The first source position of output position `at`, and the weights from there on.
+    pub(crate) fn taps_of(&self, at: usize) -> (usize, &[i32]) {
+        let (start, len) = self.starts[at];
+        (start, &self.weights[at * self.stride..][..len])
+    }
+
+    /// [`Axis::taps_of`] for each output position.
+    pub(crate) fn taps(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        (0..self.output()).map(|at| self.taps_of(at))
     }
 }
 
