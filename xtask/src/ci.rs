@@ -19,16 +19,27 @@ pub(crate) fn test() -> Result {
     run(&mut cargo("test --workspace"))
 }
 
-/// Checks licences, advisories, bans and sources with cargo-deny. Building that tool takes minutes,
-/// so nothing installs it unasked.
-fn dependencies() -> Result {
-    let probe = cargo("deny --version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if probe.is_ok_and(|status| status.success()) {
-        return run(&mut cargo("deny --workspace check"));
+/// Checks licences, bans, sources and advisories with cargo-deny. Building that tool takes minutes, so nothing installs
+/// it unasked, and the advisories are fetched, so a machine without a network does without them.
+pub(crate) fn dependencies() -> Result {
+    if !succeeds("deny --version") {
+        eprintln!(
+            "xtask: SKIPPED the check of licences and advisories: cargo-deny is not installed"
+        );
+        eprintln!("xtask: to install it: cargo install --locked cargo-deny");
+        return Ok(());
     }
-    eprintln!("xtask: SKIPPED the check of licences and advisories: cargo-deny is not installed");
-    eprintln!("xtask: to install it: cargo install --locked cargo-deny");
-    Ok(())
+    run(&mut cargo("deny --workspace check bans licenses sources"))?;
+    if !succeeds("deny fetch db") {
+        eprintln!("xtask: SKIPPED the check of advisories: their database could not be fetched");
+        return Ok(());
+    }
+    run(&mut cargo("deny --workspace check advisories"))
+}
+
+fn succeeds(arguments: &str) -> bool {
+    let status = cargo(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// The Cargo that runs this task, in the root of the workspace.

@@ -1,4 +1,4 @@
-//! Tasks of this repository: `cargo xtask test` and `cargo xtask ci`.
+//! Tasks of this repository, run as `cargo xtask TASK`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "the tasks tell a person at a terminal what they do")]
 
@@ -9,14 +9,16 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  test   run all tests of the workspace
-  ci     everything a change must pass: format, lints, tests, documentation, dependencies";
+  test           run all tests of the workspace
+  dependencies   licences, bans, sources and advisories, if cargo-deny is installed
+  ci             everything a change must pass: format, lints, tests, documentation, dependencies";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["test"] => ci::test(),
+        ["dependencies"] => ci::dependencies(),
         ["ci"] => ci::all(),
         _ => {
             eprintln!("{USAGE}");
