@@ -1,6 +1,6 @@
 //! What MLX runs on.
 
-use mlx_rs::{Device, DeviceType, memory};
+use mlx_rs::{Device, DeviceType, Dtype, memory};
 use serde::Serialize;
 
 use crate::{Result, engine};
@@ -36,6 +36,48 @@ pub fn device_info() -> Result<DeviceInfo> {
             limit_bytes: memory::memory_limit().map_err(fail)? as u64,
         })
     })?
+}
+
+/// The part of MLX that computes: what is fused and how far it runs ahead depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Cpu,
+    Metal,
+    Cuda,
+}
+
+impl Backend {
+    /// Asks MLX; to be called on its thread.
+    pub(crate) fn current() -> Self {
+        match on_cpu() {
+            true => Self::Cpu,
+            false if cfg!(target_vendor = "apple") => Self::Metal,
+            false => Self::Cuda,
+        }
+    }
+
+    /// Returns whether attention of many queries, whose heads have `head_dim` values of `dtype`, is
+    /// one kernel that never holds the scores.
+    ///
+    /// Source: MLX 0.32, `use_fallback` in `backend/{metal,cuda}/scaled_dot_product_attention.cpp`.
+    /// For Metal only the head sizes that have been fused since 0.25 count.
+    pub(crate) fn fuses_attention(self, head_dim: i32, dtype: Dtype) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Metal => [64, 80, 128].contains(&head_dim),
+            Self::Cuda => dtype != Dtype::Float32 && head_dim % 8 == 0 && head_dim <= 128,
+        }
+    }
+
+    /// Returns from how many bytes on an activation is computed before more is asked of MLX.
+    ///
+    /// A device has to wait each time, so there it is worth it for large images only.
+    pub(crate) fn settle_bytes(self) -> usize {
+        match self {
+            Self::Cpu => 1 << 20,
+            Self::Metal | Self::Cuda => 64 << 20,
+        }
+    }
 }
 
 /// Returns whether MLX computes on the CPU.

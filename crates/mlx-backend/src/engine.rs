@@ -26,7 +26,7 @@ use mlx_rs::{Dtype, Stream, with_stream};
 use crate::{
     Error, Result,
     checkpoint::QuantizationConfig,
-    device::on_cpu,
+    device::Backend,
     ffi::{before_exit, load_library},
     generate::{Generation, Job, Status},
     models::{Architecture, Media, VisionLanguageModel},
@@ -230,11 +230,11 @@ impl Engine {
 
 /// Builds a model on this thread, which from then on is the only one that can run it.
 pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
-    let on_cpu = on_cpu();
-    let dtype = spec.dtype.unwrap_or(match on_cpu {
+    let backend = Backend::current();
+    let dtype = spec.dtype.unwrap_or(match backend {
         // Half types have no fast kernels on a CPU.
-        true => Dtype::Float32,
-        false => checkpoint_dtype(&spec.config),
+        Backend::Cpu => Dtype::Float32,
+        Backend::Metal | Backend::Cuda => checkpoint_dtype(&spec.config),
     });
     let weights = Weights::open(
         &spec.weight_files,
@@ -243,9 +243,7 @@ pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
         spec.packed.clone(),
         spec.quantize,
     )?;
-    let fused_attention = !on_cpu;
-    let model =
-        (spec.architecture.load)(&spec.config, &spec.config_path, &weights, fused_attention)?;
+    let model = (spec.architecture.load)(&spec.config, &spec.config_path, &weights, backend)?;
     weights.finish(&*spec.progress)?;
     Ok(model)
 }

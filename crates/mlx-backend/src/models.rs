@@ -14,6 +14,7 @@ use vision_preproc::Grid;
 use crate::{
     Error, Result,
     cache::KvCache,
+    device::Backend,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -71,7 +72,7 @@ impl Media {
 }
 
 type Rename = fn(&str) -> Option<String>;
-type Load = fn(&Value, &Path, &Weights, bool) -> Result<Box<dyn VisionLanguageModel>>;
+type Load = fn(&Value, &Path, &Weights, Backend) -> Result<Box<dyn VisionLanguageModel>>;
 
 /// An architecture that this crate runs.
 #[derive(Debug)]
@@ -87,8 +88,8 @@ pub(crate) struct Architecture {
 const ARCHITECTURES: [Architecture; 1] = [Architecture {
     model_type: "qwen2_5_vl",
     rename: qwen2_5_vl::rename,
-    load: |config, path, weights, fused| {
-        Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, fused)?))
+    load: |config, path, weights, backend| {
+        Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, backend)?))
     },
 }];
 

@@ -6,17 +6,14 @@
 //! `B` batch, `L` new tokens, `S` cached plus new, `E` hidden, `H`/`K` query/key heads, `D` head
 //! size, `V` vocabulary.
 
-use mlx_rs::{
-    Array, Dtype,
-    error::Result as MlxResult,
-    fast::{ScaledDotProductAttentionMask as Mask, scaled_dot_product_attention},
-};
+use mlx_rs::{Array, Dtype, error::Result as MlxResult};
 use serde::Deserialize;
 
 use crate::{
     Result,
     cache::KvCache,
-    nn::{Embedding, Linear, Mlp, RmsNorm},
+    device::Backend,
+    nn::{Embedding, Linear, Mlp, RmsNorm, attention, settle},
     rope::{Rope, Rotation},
     weights::Scope,
 };
@@ -118,16 +115,18 @@ pub(crate) struct Model {
     lm_head: Option<Linear>,
     pub(crate) rope: Rope,
     pub(crate) dtype: Dtype,
+    settle_bytes: usize,
 }
 
 impl Model {
     /// Takes the tensors of `language_model`.
-    pub(crate) fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+    pub(crate) fn load(config: &Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         let (model, hidden) = (scope.sub("model"), config.hidden_size);
+        let fused = backend.fuses_attention(config.head_dim(), scope.dtype());
         Ok(Self {
             embed_tokens: Embedding::load(&model.sub("embed_tokens"), config.vocab_size, hidden)?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| Block::load(config, &model.sub(format!("layers.{i}"))))
+                .map(|i| Block::load(config, &model.sub(format!("layers.{i}")), fused))
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(&model.sub("norm"), hidden, config.rms_norm_eps)?,
             lm_head: (!config.tie_word_embeddings)
@@ -135,6 +134,7 @@ impl Model {
                 .transpose()?,
             rope: config.rope(),
             dtype: scope.dtype(),
+            settle_bytes: backend.settle_bytes(),
         })
     }
 
@@ -156,7 +156,7 @@ impl Model {
         caches: &mut [KvCache],
     ) -> MlxResult<Array> {
         for (layer, cache) in self.layers.iter().zip(caches) {
-            x = layer.forward(&x, &self.rope, rotation, cache)?;
+            x = settle(layer.forward(&x, &self.rope, rotation, cache)?, self.settle_bytes)?;
         }
         self.norm.forward(&x)
     }
@@ -179,11 +179,11 @@ struct Block {
 }
 
 impl Block {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+    fn load(config: &Config, scope: &Scope<'_>, fused: bool) -> Result<Self> {
         let norm = |name| RmsNorm::load(&scope.sub(name), config.hidden_size, config.rms_norm_eps);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(config, &scope.sub("self_attn"))?,
+            self_attn: Attention::load(config, &scope.sub("self_attn"), fused)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             mlp: Mlp::load(&scope.sub("mlp"), config.hidden_size, config.intermediate_size, false)?,
         })
@@ -215,10 +215,12 @@ struct Attention {
     heads: i32,
     key_value_heads: i32,
     head_dim: i32,
+    /// Whether MLX has a fused kernel for this attention.
+    fused: bool,
 }
 
 impl Attention {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+    fn load(config: &Config, scope: &Scope<'_>, fused: bool) -> Result<Self> {
         let (hidden, d) = (config.hidden_size, config.head_dim());
         let (heads, key_value_heads) = (config.num_attention_heads, config.key_value_heads());
         Ok(Self {
@@ -229,6 +231,7 @@ impl Attention {
             heads,
             key_value_heads,
             head_dim: d,
+            fused,
         })
     }
 
@@ -253,8 +256,7 @@ impl Attention {
         let (k, v) = cache.update(&k, &v)?; // [B, K, S, D]
 
         let scale = (self.head_dim as f32).powf(-0.5);
-        let mask = (l > 1).then_some(Mask::Causal);
-        let out = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
+        let out = attention(&q, &k, &v, scale, true, self.fused)?;
         self.o_proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[b, l, -1])?)
     }
 }

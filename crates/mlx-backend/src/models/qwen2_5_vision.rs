@@ -14,7 +14,8 @@ use vision_preproc::Grid;
 use super::windows::Windows;
 use crate::{
     LoadError, Result,
-    nn::{Linear, Mlp, RmsNorm, attention, gelu, mlx_error},
+    device::Backend,
+    nn::{Linear, Mlp, RmsNorm, attention, gelu, mlx_error, settle},
     rope::{cos_sin, rotate},
     weights::{Scope, cast},
 };
@@ -100,11 +101,12 @@ pub(crate) struct Tower {
     dtype: Dtype,
     /// Whether MLX has a fused attention kernel for this head size on this device.
     fused: bool,
+    settle_bytes: usize,
 }
 
 impl Tower {
     /// Takes the tensors of `vision_tower`.
-    pub(crate) fn load(config: Config, scope: &Scope<'_>, fused: bool) -> Result<Self> {
+    pub(crate) fn load(config: Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         Ok(Self {
             patch_embed: load_patch_embed(&config, &scope.sub("patch_embed.proj"))?,
             blocks: (0..config.depth)
@@ -112,8 +114,9 @@ impl Tower {
                 .collect::<Result<_>>()?,
             merger: Merger::load(&config, &scope.sub("merger"))?,
             dtype: scope.dtype(),
+            fused: backend.fuses_attention(config.head_dim(), scope.dtype()),
+            settle_bytes: backend.settle_bytes(),
             config,
-            fused,
         })
     }
 
@@ -130,12 +133,13 @@ impl Tower {
         let mut x = x.take_axis(Array::from_slice(&order, &[order.len() as i32]), 1)?;
 
         let (cos, sin) = self.rotations(grid, &order)?;
+        let pass = Pass { cos, sin, fused: self.fused, settle_bytes: self.settle_bytes };
         for (i, block) in self.blocks.iter().enumerate() {
             let runs = match self.config.fullatt_block_indexes.contains(&i) {
                 true => None,
                 false => Some(windows.runs(group)),
             };
-            x = block.forward(&x, &cos, &sin, runs.as_deref(), self.fused)?;
+            x = block.forward(x, &pass, runs.as_deref())?;
         }
         let features = self.merger.forward(&x)?; // [T, N / merge², out]
         let back = windows.cell_positions();
@@ -188,6 +192,22 @@ fn load_patch_embed(config: &Config, scope: &Scope<'_>) -> Result<Array> {
     scope.keep(cast(columns, scope.dtype())?)
 }
 
+/// What all blocks share for one image.
+struct Pass {
+    /// `[N, D]`, f32.
+    cos: Array,
+    /// `[N, D]`, f32.
+    sin: Array,
+    fused: bool,
+    settle_bytes: usize,
+}
+
+impl Pass {
+    fn settle(&self, x: Array) -> MlxResult<Array> {
+        settle(x, self.settle_bytes)
+    }
+}
+
 #[derive(Debug)]
 struct Block {
     norm1: RmsNorm,
@@ -206,16 +226,11 @@ impl Block {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Array,
-        cos: &Array,
-        sin: &Array,
-        runs: Option<&[(i32, i32)]>,
-        fused: bool,
-    ) -> MlxResult<Array> {
-        let x = x.add(self.attn.forward(&self.norm1.forward(x)?, cos, sin, runs, fused)?)?;
-        x.add(self.mlp.forward(&self.norm2.forward(&x)?)?)
+    fn forward(&self, x: Array, pass: &Pass, runs: Option<&[(i32, i32)]>) -> MlxResult<Array> {
+        let attended = self.attn.forward(&self.norm1.forward(&x)?, pass, runs)?;
+        let x = pass.settle(x.add(attended)?)?;
+        let inner = self.mlp.forward(&self.norm2.forward(&x)?)?;
+        pass.settle(x.add(inner)?)
     }
 }
 
@@ -240,23 +255,18 @@ impl Attention {
 
     /// `[T, N, E]` to `[T, N, E]`. With `runs` (windows, patches of each window) patches attend
     /// within their window, all windows of a run in one call; without, over the frame.
-    fn forward(
-        &self,
-        x: &Array,
-        cos: &Array,
-        sin: &Array,
-        runs: Option<&[(i32, i32)]>,
-        fused: bool,
-    ) -> MlxResult<Array> {
+    fn forward(&self, x: &Array, pass: &Pass, runs: Option<&[(i32, i32)]>) -> MlxResult<Array> {
         let (t, n, scale) = (x.dim(0), x.dim(1), (self.head_dim as f32).powf(-0.5));
-        let qkv = self.qkv.forward(x)?.reshape(&[t, n, 3, self.heads, self.head_dim])?;
+        let qkv = pass.settle(self.qkv.forward(x)?)?;
+        let qkv = qkv.reshape(&[t, n, 3, self.heads, self.head_dim])?;
         let part = |i: i32| qkv.try_index((.., .., i, .., ..))?.transpose_axes(&[0, 2, 1, 3]);
         // The tables are f32; the result goes back to the type of the activations.
-        let turn = |x: Array| rotate(&x, cos, sin)?.as_dtype(x.dtype());
+        let turn = |x: Array| pass.settle(rotate(&x, &pass.cos, &pass.sin)?.as_dtype(x.dtype())?);
         let (q, k, v) = (turn(part(0)?)?, turn(part(1)?)?, part(2)?); // [T, H, N, D]
+        let attend = |q: &Array, k: &Array, v: &Array| attention(q, k, v, scale, false, pass.fused);
 
         let out = match runs {
-            None => attention(&q, &k, &v, scale, fused)?,
+            None => attend(&q, &k, &v)?,
             Some(runs) => {
                 let mut outs = Vec::with_capacity(runs.len());
                 let mut start = 0;
@@ -269,7 +279,7 @@ impl Attention {
                             .transpose_axes(&[0, 2, 1, 3, 4])?
                             .reshape(&[t * windows, self.heads, patches, self.head_dim])
                     };
-                    let out = attention(&fold(&q)?, &fold(&k)?, &fold(&v)?, scale, fused)?;
+                    let out = attend(&fold(&q)?, &fold(&k)?, &fold(&v)?)?;
                     outs.push(
                         out.reshape(&[t, windows, self.heads, patches, self.head_dim])?
                             .transpose_axes(&[0, 2, 1, 3, 4])?

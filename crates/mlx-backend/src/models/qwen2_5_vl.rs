@@ -13,6 +13,7 @@ use super::{Media, VisionLanguageModel, qwen2, qwen2_5_vision};
 use crate::{
     Error, Result,
     cache::KvCache,
+    device::Backend,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -63,7 +64,7 @@ impl Model {
         config: &serde_json::Value,
         path: &Path,
         weights: &Weights,
-        fused_attention: bool,
+        backend: Backend,
     ) -> Result<Self> {
         let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
         // Newer configurations nest what the decoder reads; fields outside fill in.
@@ -94,9 +95,9 @@ impl Model {
             vision_tower: qwen2_5_vision::Tower::load(
                 own.vision_config,
                 &root.sub("vision_tower"),
-                fused_attention,
+                backend,
             )?,
-            language_model: qwen2::Model::load(&text, &root.sub("language_model"))?,
+            language_model: qwen2::Model::load(&text, &root.sub("language_model"), backend)?,
             media,
             context_tokens: text.max_position_embeddings,
         })
