@@ -10,7 +10,7 @@ pub struct Level(pub(super) Kind);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Scalar,
-    /// AVX2, FMA and F16C.
+    /// AVX2, FMA, F16C, BMI1, BMI2 and LZCNT: Haswell, Zen and later.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 F, BW, VL, VBMI and VNNI: Ice Lake, Zen 4 and later.
@@ -47,7 +47,9 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 fn avx2() -> Option<Kind> {
     use std::is_x86_feature_detected as has;
-    (has!("avx2") && has!("fma") && has!("f16c")).then_some(Kind::Avx2)
+    let vectors = has!("avx2") && has!("fma") && has!("f16c");
+    let bits = has!("bmi1") && has!("bmi2") && has!("lzcnt");
+    (vectors && bits).then_some(Kind::Avx2)
 }
 
 #[cfg(target_arch = "x86_64")]

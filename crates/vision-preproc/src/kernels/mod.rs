@@ -9,12 +9,17 @@
     reason = "intrinsics read and write through pointers, and need their processor"
 )]
 
+mod bits;
 mod horizontal;
+pub(crate) mod idct;
 mod level;
+pub(crate) mod upsample;
 mod vertical;
+pub(crate) mod ycc;
 
 pub use level::Level;
 
+pub(crate) use bits::{BitWork, with_bit_instructions};
 pub(crate) use horizontal::Horizontal;
 pub(crate) use vertical::Vertical;
 

@@ -1,10 +1,13 @@
-//! JPEG: the header is read here, the pixels come from libjpeg.
+//! JPEG: the header is read here; the pixels come from [`baseline`], and from libjpeg for what that does not take.
 
+mod baseline;
 mod libjpeg;
+#[cfg(test)]
+mod tests;
 
 use super::rows::RowSource;
 use super::{Header, Reason, exif, expand_grey};
-use crate::Size;
+use crate::{Level, Size};
 
 /// The parts of a file before its first scan.
 struct Head {
@@ -24,25 +27,72 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Reason> {
 
 /// A file that is decoded a few rows at a time.
 pub(crate) struct Rows<'a> {
-    reader: libjpeg::Reader<'a>,
-    size: Size,
-    /// One row of grey or CMYK samples; RGB needs none.
-    samples: Vec<u8>,
+    bytes: &'a [u8],
+    frame: libjpeg::Header,
+    decoder: Decoder<'a>,
+    /// How many were handed out.
+    rows: usize,
+}
+
+enum Decoder<'a> {
+    Baseline(baseline::Decoder<'a>),
+    Libjpeg(Libjpeg<'a>),
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Reason> {
         let frame = head(bytes)?.frame;
-        let reader = libjpeg::Reader::open(bytes, frame, 8)?;
-        let samples = if frame.components == 3 { 0 } else { frame.width * frame.components };
-        let size = Size { width: frame.width, height: frame.height };
-        Ok(Self { reader, size, samples: vec![0; samples as usize] })
+        let scratch = Box::default();
+        let decoder = match baseline::Decoder::open(bytes, Level::detect(), scratch) {
+            Ok(decoder) if decoder.size() == (frame.width, frame.height) => {
+                Decoder::Baseline(decoder)
+            }
+            _ => Decoder::Libjpeg(Libjpeg::open(bytes, frame)?),
+        };
+        Ok(Self { bytes, frame, decoder, rows: 0 })
     }
 }
 
 impl RowSource for Rows<'_> {
     fn size(&self) -> Size {
-        self.size
+        Size { width: self.frame.width, height: self.frame.height }
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
+        let rows = match &mut self.decoder {
+            Decoder::Libjpeg(libjpeg) => libjpeg.read(out)?,
+            Decoder::Baseline(decoder) => match decoder.read(out) {
+                Ok(rows) => rows,
+                // What was handed out is what libjpeg makes of it, too; from here on it is for libjpeg to say.
+                Err(baseline::Irregular) => {
+                    let mut libjpeg = Libjpeg::open(self.bytes, self.frame)?;
+                    for _ in 0..self.rows {
+                        libjpeg.read(&mut out[..self.frame.width as usize * 3])?;
+                    }
+                    let rows = libjpeg.read(out)?;
+                    self.decoder = Decoder::Libjpeg(libjpeg);
+                    rows
+                }
+            },
+        };
+        self.rows += rows;
+        Ok(rows)
+    }
+}
+
+/// RGB by libjpeg.
+struct Libjpeg<'a> {
+    reader: libjpeg::Reader<'a>,
+    width: usize,
+    /// One row of grey or CMYK samples; RGB needs none.
+    samples: Vec<u8>,
+}
+
+impl<'a> Libjpeg<'a> {
+    fn open(bytes: &'a [u8], frame: libjpeg::Header) -> Result<Self, Reason> {
+        let reader = libjpeg::Reader::open(bytes, frame, 8)?;
+        let samples = if frame.components == 3 { 0 } else { frame.width * frame.components };
+        Ok(Self { reader, width: frame.width as usize, samples: vec![0; samples as usize] })
     }
 
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
@@ -50,11 +100,11 @@ impl RowSource for Rows<'_> {
             return Ok(self.reader.read(out)?);
         }
         let mut rows = 0;
-        for rgb in out.chunks_exact_mut(self.size.width as usize * 3) {
+        for rgb in out.chunks_exact_mut(self.width * 3) {
             if self.reader.read(&mut self.samples)? == 0 {
                 break;
             }
-            if self.samples.len() == self.size.width as usize {
+            if self.samples.len() == self.width {
                 expand_grey(&self.samples, rgb);
             } else {
                 expand_cmyk(&self.samples, rgb);

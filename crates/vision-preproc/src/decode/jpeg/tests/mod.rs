@@ -1,0 +1,188 @@
+//! The baseline decoder against libjpeg, bit for bit.
+
+mod encoder;
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use encoder::{Options, Random};
+
+/// All rows, or why there are none.
+fn all(
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Reason>,
+    size: Size,
+) -> Result<Vec<u8>, String> {
+    let stride = size.width as usize * 3;
+    let mut pixels = vec![0; size.rgb_bytes()];
+    let mut at = 0;
+    while at < pixels.len() {
+        match read(&mut pixels[at..]).map_err(|reason| reason.to_string())? {
+            0 => return Err("too few rows".into()),
+            rows => at += rows * stride,
+        }
+    }
+    Ok(pixels)
+}
+
+fn by_libjpeg(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let frame = head(bytes).map_err(|reason| reason.to_string())?.frame;
+    let mut libjpeg = Libjpeg::open(bytes, frame).map_err(|reason| reason.to_string())?;
+    all(|out| libjpeg.read(out), Size { width: frame.width, height: frame.height })
+}
+
+/// What the crate does: by the baseline decoder, then by libjpeg if that is not enough.
+fn by_rows(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut rows = Rows::open(bytes).map_err(|reason| reason.to_string())?;
+    let size = rows.size();
+    all(|out| rows.read(out), size)
+}
+
+fn by_baseline(bytes: &[u8], level: Level) -> Result<Vec<u8>, baseline::Irregular> {
+    let mut decoder = baseline::Decoder::open(bytes, level, Box::default())?;
+    let (width, height) = decoder.size();
+    let read = |out: &mut [u8]| decoder.read(out).map_err(|_| "irregular".into());
+    all(read, Size { width, height }).map_err(|_| baseline::Irregular)
+}
+
+/// Every JPEG file in `testdata`.
+fn fixtures() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata");
+    let mut folders = vec![root];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "jpg") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(files.len() > 20, "fixtures are missing: {files:?}");
+    files
+}
+
+#[test]
+fn fixtures_are_equal_at_every_level() {
+    let mut taken = 0;
+    for path in fixtures() {
+        let bytes = std::fs::read(&path).unwrap();
+        let expected = by_libjpeg(&bytes);
+        assert!(by_rows(&bytes) == expected, "{}", path.display());
+        for level in Level::available() {
+            if let Ok(found) = by_baseline(&bytes, level) {
+                taken += 1;
+                assert!(Ok(found) == expected, "{}, {level:?}", path.display());
+            }
+        }
+    }
+    assert!(taken >= 15 * Level::available().count(), "only {taken} were baseline");
+}
+
+#[test]
+fn random_coefficients_in_random_codes_are_equal_at_every_level() {
+    let mut random = Random::new(1);
+    for round in 0..600 {
+        let options = Options::random(&mut random);
+        let bytes = encoder::file(&options, &mut random);
+        let expected = by_libjpeg(&bytes).expect("a valid file");
+        for level in Level::available() {
+            let found = by_baseline(&bytes, level);
+            assert!(found.is_ok_and(|found| found == expected), "{round}, {level:?}: {options:?}");
+        }
+    }
+}
+
+#[test]
+fn memory_of_one_file_serves_the_next() {
+    let mut random = Random::new(4);
+    let mut scratch = Box::default();
+    for _ in 0..50 {
+        let options = Options::random(&mut random);
+        let bytes = encoder::file(&options, &mut random);
+        // Some of the files are left before their end.
+        let rows = random.pick(&[options.height, options.height / 2]);
+        let expected = by_libjpeg(&bytes).expect("a valid file");
+        let mut decoder = baseline::Decoder::open(&bytes, Level::detect(), scratch).expect("valid");
+        let mut out = vec![0; options.width * 3];
+        for expected in expected.chunks(out.len()).take(rows) {
+            assert_eq!(decoder.read(&mut out).expect("valid"), 1);
+            assert!(out == expected, "{options:?}");
+        }
+        scratch = decoder.into_scratch();
+    }
+}
+
+/// All small sizes, which have the special cases of upsampling.
+#[test]
+fn sizes_are_equal() {
+    let mut random = Random::new(2);
+    for factors in [0, 0x11, 0x21, 0x12, 0x22] {
+        for (width, height) in (1..=34).flat_map(|w| [1, 2, 3, 8, 9, 16, 17, 33].map(|h| (w, h))) {
+            let options = Options {
+                width,
+                height,
+                factors,
+                restart_interval: 0,
+                density: 8,
+                size: 5,
+                step: 16,
+                fair_codes: true,
+            };
+            let bytes = encoder::file(&options, &mut random);
+            let expected = by_libjpeg(&bytes).expect("a valid file");
+            let found = by_baseline(&bytes, Level::detect()).expect("a baseline file");
+            assert!(found == expected, "{options:?}");
+        }
+    }
+}
+
+/// Damaged files: the same pixels as by libjpeg alone, or the same error.
+#[test]
+fn damage_changes_nothing_but_who_decodes() {
+    let mut files: Vec<Vec<u8>> = fixtures()
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .filter(|bytes| bytes.len() < 40_000)
+        .collect();
+    let mut random = Random::new(3);
+    for _ in 0..40 {
+        let options = Options::random(&mut random);
+        files.push(encoder::file(&options, &mut random));
+    }
+    let (mut taken, mut failed) = (0, 0);
+    for round in 0..1500 {
+        let mut bytes = files[random.below(files.len())].clone();
+        damage(&mut bytes, &mut random);
+        let expected = by_libjpeg(&bytes);
+        assert!(by_rows(&bytes) == expected, "round {round}");
+        failed += usize::from(expected.is_err());
+        taken += usize::from(by_baseline(&bytes, Level::detect()).is_ok());
+    }
+    assert!(taken > 100 && failed > 100, "{taken} taken, {failed} failed");
+}
+
+fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..1 + random.below(3) {
+        let at = 2 + random.below(bytes.len() - 2);
+        let len = random.below(8).min(bytes.len() - at);
+        match random.below(7) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.next() as u8,
+            2 => bytes[at] = 0xff,
+            3 => bytes.truncate(at.max(4)),
+            4 => drop(bytes.drain(at..at + len)),
+            5 => bytes.insert(at, random.pick(&[0, 0xff, 0xd0, 0xd9, 0x55])),
+            _ => {
+                let copied = bytes[at..at + len].to_vec();
+                let to = 2 + random.below(bytes.len() - 2);
+                bytes.splice(to..to, copied);
+            }
+        }
+        if bytes.len() < 16 {
+            return;
+        }
+    }
+}
