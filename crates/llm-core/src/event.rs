@@ -19,10 +19,41 @@ use crate::{Error, ErrorKind, Result};
 pub enum Event {
     /// Work that the caller may want to show while it waits; carries no text.
     Progress(Progress),
+    /// Something done otherwise than asked, which the user should know; carries no text of the answer.
+    Notice(Notice),
     /// The next piece of text: whole characters, never empty.
     Text(String),
     /// The end; nothing follows.
     End(Completion),
+}
+
+/// What was done otherwise than asked; prints as a sentence without a full stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Notice {
+    /// Images were made smaller, since the request would not have fitted into memory.
+    SmallerImages {
+        /// The `max_pixels` that was used.
+        max_pixels: u64,
+        /// Bytes that the request would have needed.
+        required_bytes: u64,
+        /// Bytes that there were.
+        available_bytes: u64,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::SmallerImages { max_pixels, required_bytes, available_bytes } = self;
+        let [required, available] =
+            [required_bytes, available_bytes].map(|&bytes| bytes as f64 / 1e9);
+        write!(
+            f,
+            "images were made smaller, to at most {max_pixels} pixels: as asked, the request would \
+             take {required:.2} GB of memory, and {available:.2} GB are available"
+        )
+    }
 }
 
 /// How far a stage has come.
@@ -128,6 +159,9 @@ impl Completion {
 pub struct Response {
     /// The text.
     pub text: String,
+    /// What was done otherwise than asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
     /// How it ended.
     #[serde(flatten)]
     pub completion: Completion,
@@ -159,11 +193,12 @@ impl EventStream {
     /// # Errors
     /// The error that ended the stream.
     pub async fn collect(mut self) -> Result<Response> {
-        let mut text = String::new();
+        let (mut text, mut notices) = (String::new(), Vec::new());
         while let Some(event) = self.next().await {
             match event? {
                 Event::Text(piece) => text.push_str(&piece),
-                Event::End(completion) => return Ok(Response { text, completion }),
+                Event::Notice(notice) => notices.push(notice),
+                Event::End(completion) => return Ok(Response { text, notices, completion }),
                 Event::Progress(_) => {}
             }
         }
@@ -236,6 +271,23 @@ mod tests {
             seen.push(event.unwrap());
         }
         assert_eq!(seen, [Event::Text("a".into()), end()]);
+    }
+
+    #[test]
+    fn a_response_keeps_the_notices() {
+        let notice = Notice::SmallerImages {
+            max_pixels: 784,
+            required_bytes: 4_123_000_000,
+            available_bytes: 2_000_000_000,
+        };
+        assert_eq!(
+            notice.to_string(),
+            "images were made smaller, to at most 784 pixels: as asked, the request would take \
+             4.12 GB of memory, and 2.00 GB are available"
+        );
+        let events = [Event::Notice(notice), Event::Text("a".into()), end()];
+        let response = block_on(EventStream::from_iter(events.map(Ok)).collect()).unwrap();
+        assert_eq!((response.text.as_str(), response.notices.as_slice()), ("a", &[notice][..]));
     }
 
     #[test]

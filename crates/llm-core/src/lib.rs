@@ -49,7 +49,9 @@ pub use async_trait::async_trait;
 
 pub use crate::{
     error::{Error, ErrorKind, Result},
-    event::{Completion, Event, EventStream, FinishReason, Progress, Response, Stage, Usage},
+    event::{
+        Completion, Event, EventStream, FinishReason, Notice, Progress, Response, Stage, Usage,
+    },
     message::{Image, Message, Part, Role},
     params::GenerateParams,
     provider::{Capabilities, Capability, ModelInfo, Provider},

@@ -10,7 +10,7 @@ use mlx_rs::{
 };
 
 /// Tokens by which the buffers grow; growing copies, so it must be rare.
-const STEP_TOKENS: i32 = 256;
+pub(crate) const STEP_TOKENS: i32 = 256;
 
 /// Keys and values of one layer: `[B, K, S, D]`, grown in steps.
 #[derive(Clone, Debug, Default)]

@@ -29,6 +29,7 @@ use crate::{
     device::Backend,
     ffi::{before_exit, load_library},
     generate::{Generation, Job, Status},
+    memory,
     models::{Architecture, Media, VisionLanguageModel},
     quantize::Quantize,
     weights::Weights,
@@ -152,6 +153,7 @@ fn run(commands: &Receiver<Command>) {
     if let Err(error) = started {
         tracing::error!(error = error.what(), "MLX does not start");
     }
+    memory::started();
     before_exit(stop_at_exit);
     // Without a stream of its own, every operation would make one.
     with_stream(&Stream::new(), || {
@@ -220,6 +222,7 @@ impl Engine {
     /// Gives the next answer its turn.
     fn turn(&mut self) {
         let Some(mut generation) = self.running.pop_front() else { return };
+        memory::relieve();
         match guarded(|| generation.step()) {
             Ok(Status::Running) => self.running.push_back(generation),
             Ok(Status::Done) => {}
@@ -231,11 +234,7 @@ impl Engine {
 /// Builds a model on this thread, which from then on is the only one that can run it.
 pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
     let backend = Backend::current();
-    let dtype = spec.dtype.unwrap_or(match backend {
-        // Half types have no fast kernels on a CPU.
-        Backend::Cpu => Dtype::Float32,
-        Backend::Metal | Backend::Cuda => checkpoint_dtype(&spec.config),
-    });
+    let dtype = compute_dtype(spec.dtype, backend, &spec.config);
     let weights = Weights::open(
         &spec.weight_files,
         spec.architecture.rename,
@@ -259,6 +258,19 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+/// Returns the type that a model computes in: the one that is wanted, or what suits `backend`.
+pub(crate) fn compute_dtype(
+    wanted: Option<Dtype>,
+    backend: Backend,
+    config: &serde_json::Value,
+) -> Dtype {
+    wanted.unwrap_or(match backend {
+        // Half types have no fast kernels on a CPU.
+        Backend::Cpu => Dtype::Float32,
+        Backend::Metal | Backend::Cuda => checkpoint_dtype(config),
+    })
 }
 
 /// Returns the float type that `config.json` names, bf16 if it names none.

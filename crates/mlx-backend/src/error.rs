@@ -4,6 +4,8 @@ use std::{fmt, io, path::PathBuf};
 
 use llm_core::ErrorKind;
 
+use crate::guard::{ByteSize, MemoryStage};
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,6 +89,26 @@ pub enum Error {
         name: Option<String>,
         /// Why.
         source: ImageError,
+    },
+    /// The request would not fit into memory; nothing of it was computed.
+    #[error(
+        "the request needs {} of memory ({required} bytes), and {bound} is {} ({available} bytes); \
+         the largest part is {largest}, {}",
+        ByteSize(*required), ByteSize(*available), ByteSize(*largest_bytes)
+    )]
+    OutOfMemory {
+        /// Bytes that the process would hold at most.
+        required: u64,
+        /// Bytes that it may hold.
+        available: u64,
+        /// What bounds them.
+        bound: &'static str,
+        /// When the most is needed.
+        stage: MemoryStage,
+        /// The largest part of what is needed then.
+        largest: &'static str,
+        /// Its size.
+        largest_bytes: u64,
     },
     /// MLX reported an error.
     #[error("MLX failed in {op}: {message}")]
@@ -227,6 +249,7 @@ impl Error {
             | Self::Template(_) => ErrorKind::Model,
             Self::Prompt(_) | Self::PlaceholderMismatch { .. } => ErrorKind::InvalidRequest,
             Self::ContextOverflow { .. } => ErrorKind::ContextOverflow,
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Image { .. } => ErrorKind::Image,
             Self::Io { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Authentication,

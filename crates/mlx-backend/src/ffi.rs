@@ -5,7 +5,7 @@
 #[cfg(target_os = "linux")]
 mod sgemm;
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use crate::{Error, Result};
 
@@ -40,4 +40,27 @@ pub(crate) fn before_exit(function: extern "C" fn()) {
             "cannot register the end of the MLX thread; exiting while it works may crash"
         );
     }
+}
+
+/// Returns what MLX knows about its device under `key`, a number of bytes.
+pub(crate) fn device_bytes(key: &CStr) -> Option<u64> {
+    load_library().ok()?;
+    let mut bytes = 0;
+    // SAFETY: both objects are made and freed here, and the results are written to places of the
+    // types that the functions document; `key` is a C string. MLX is open.
+    let found = unsafe {
+        let mut device = mlx_sys::mlx_device_new();
+        let mut info = mlx_sys::mlx_device_info_new();
+        let mut has_key = false;
+        let found = mlx_sys::mlx_get_default_device(&raw mut device) == 0
+            && mlx_sys::mlx_device_info_get(&raw mut info, device) == 0
+            // Asked first, since a key that is not there is an error, which MLX prints.
+            && mlx_sys::mlx_device_info_has_key(&raw mut has_key, info, key.as_ptr()) == 0
+            && has_key
+            && mlx_sys::mlx_device_info_get_size(&raw mut bytes, info, key.as_ptr()) == 0;
+        mlx_sys::mlx_device_info_free(info);
+        mlx_sys::mlx_device_free(device);
+        found
+    };
+    found.then_some(bytes as u64)
 }

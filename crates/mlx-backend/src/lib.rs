@@ -17,9 +17,11 @@ mod ffi;
 mod generate;
 #[cfg(test)]
 mod golden;
+mod guard;
 #[cfg(feature = "hub")]
 mod hub;
 mod locate;
+mod memory;
 mod models;
 mod nn;
 mod prompt;
@@ -37,6 +39,10 @@ pub use crate::{
     device::{DeviceInfo, device_info},
     engine::LoadProgress,
     error::{Error, ImageError, LoadError, Result},
+    guard::{
+        ByteSize, MemoryBounds, MemoryCheck, MemoryFit, MemoryOptions, MemoryPolicy, MemoryStage,
+        MemoryTerm, check_memory,
+    },
     locate::DownloadProgress,
     provider::{ComputeType, MlxOptions, MlxProvider, PROVIDER},
     quantize::Quantize,

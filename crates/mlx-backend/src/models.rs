@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     cache::KvCache,
     device::Backend,
+    guard::Footprint,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -81,6 +82,8 @@ pub(crate) struct Architecture {
     model_type: &'static str,
     /// Maps the name of a tensor in a checkpoint to the model's; `None` drops it.
     pub(crate) rename: Rename,
+    /// Says how large its parts are, from the JSON of the `config.json` at a path.
+    pub(crate) footprint: fn(&Value, &Path) -> Result<Footprint>,
     /// Builds the model.
     pub(crate) load: Load,
 }
@@ -88,6 +91,7 @@ pub(crate) struct Architecture {
 const ARCHITECTURES: [Architecture; 1] = [Architecture {
     model_type: "qwen2_5_vl",
     rename: qwen2_5_vl::rename,
+    footprint: qwen2_5_vl::footprint,
     load: |config, path, weights, backend| {
         Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, backend)?))
     },

@@ -3,13 +3,14 @@
 
 use std::{borrow::Cow, collections::BTreeSet, fs, io::Read, path::Path, sync::Arc};
 
-use llm_core::{GenerateParams, Image, Message, Request};
+use llm_core::{GenerateParams, Image, Message, Notice, Request};
 use perf_monitor::{Phase, Recorder, Span};
 use vision_preproc::{Grid, ImageProcessor, Limits, Patches, PixelBudget, RgbImage, RgbView, Size};
 
 use crate::{
     Error, ImageError, Result,
     chat::{self, ChatTemplate},
+    guard::{Admitted, Asked, Guard},
     models::Media,
     tokenizer::Tokenizer,
 };
@@ -25,6 +26,9 @@ pub(crate) struct Frontend {
     pub(crate) media: Media,
     pub(crate) context_tokens: usize,
     pub(crate) limits: Limits,
+    pub(crate) guard: Guard,
+    /// Tokens read at a time where memory allows.
+    pub(crate) prefill_step_tokens: usize,
     pub(crate) recorder: Arc<dyn Recorder>,
 }
 
@@ -42,20 +46,32 @@ pub(crate) struct Prompt {
 }
 
 impl Frontend {
-    /// Prepares `request`, which has been validated; `progress` hears of images done and in all.
+    /// Prepares `request`, which has been validated; `progress` hears of images done and in all, and
+    /// `tell` of what is done otherwise than asked. Returns the prompt and how many of its tokens to
+    /// read at a time.
     ///
     /// # Errors
-    /// If an image cannot be used, a text cannot be said, or the prompt does not fit.
+    /// If an image cannot be used, a text cannot be said, or the prompt does not fit into the
+    /// context or into memory.
     pub(crate) fn prepare(
         &self,
         request: &Request,
         progress: &dyn Fn(usize, usize),
-    ) -> Result<Prompt> {
+        tell: &dyn Fn(Notice),
+    ) -> Result<(Prompt, usize)> {
         let messages = request.messages_with_system();
         // The text first: it is cheap, and its errors should not wait for images.
         let rendered = self.render(&messages)?;
         let sources: Vec<&Image> = messages.iter().flat_map(Message::images).collect();
-        let budget = pixel_budget(&request.params);
+        let short = {
+            let mut span = Span::enter(&*self.recorder, Phase::Tokenise);
+            let short = self.tokenizer.encode(&rendered)?;
+            span.units(short.len() as u64);
+            short
+        };
+        let admitted = self.admit(&sources, &request.params, short.len())?;
+        admitted.notice.into_iter().for_each(tell);
+        let budget = admitted.budget;
         let mut images = Vec::with_capacity(sources.len());
         for (i, source) in sources.iter().enumerate() {
             progress(i, sources.len());
@@ -68,7 +84,40 @@ impl Frontend {
         if !sources.is_empty() {
             progress(sources.len(), sources.len());
         }
-        self.assemble(&rendered, images)
+        Ok((self.assemble(&short, images)?, admitted.prefill_step_tokens))
+    }
+
+    /// Has the guard decide, by the headers of the images. What is wrong with an image is not said
+    /// here: it shows when that is decoded.
+    fn admit(
+        &self,
+        sources: &[&Image],
+        params: &GenerateParams,
+        text_tokens: usize,
+    ) -> Result<Admitted> {
+        let sizes: Vec<Size> = sources.iter().filter_map(|image| self.size(image)).collect();
+        self.guard.admit(&Asked {
+            sizes: &sizes,
+            processor: self.processor.as_ref(),
+            budget: pixel_budget(params),
+            text_tokens,
+            new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
+            prefill_step_tokens: self.prefill_step_tokens,
+        })
+    }
+
+    fn size(&self, image: &Image) -> Option<Size> {
+        match image {
+            Image::Rgb8 { width, height, .. } => {
+                Some(Size { width: width.get(), height: height.get() })
+            }
+            Image::Path(path) => {
+                let bytes = read_image(path, &self.limits).ok()?;
+                Some(vision_preproc::probe(&bytes).ok()?.size())
+            }
+            Image::Encoded(bytes) => Some(vision_preproc::probe(bytes).ok()?.size()),
+            _ => None,
+        }
     }
 
     fn render(&self, messages: &[Message]) -> Result<String> {
@@ -78,13 +127,10 @@ impl Frontend {
         self.template.render(messages, true)
     }
 
-    /// Tokenises `rendered` and puts as many image tokens as there are features at each image.
-    pub(crate) fn assemble(&self, rendered: &str, images: Vec<Patches>) -> Result<Prompt> {
-        let mut span = Span::enter(&*self.recorder, Phase::Tokenise);
-        let short = self.tokenizer.encode(rendered)?;
+    /// Puts as many image tokens as there are features in the place of each image token.
+    fn assemble(&self, short: &[u32], images: Vec<Patches>) -> Result<Prompt> {
         let grids: Vec<Grid> = images.iter().map(|p| p.grid).collect();
-        let ids = expand(&short, &grids, &self.media)?;
-        span.units(ids.len() as u64);
+        let ids = expand(short, &grids, &self.media)?;
         let image_tokens = grids.iter().map(|&g| self.media.tokens(g)).sum();
         let room_tokens = self.context_tokens.saturating_sub(ids.len());
         if room_tokens == 0 {

@@ -26,6 +26,7 @@ use crate::{
     checkpoint::Checkpoint,
     engine::{self, LoadProgress, LoadSpec, LoadedModel},
     generate::Job,
+    guard::{Guard, MemoryOptions},
     locate::{DownloadProgress, locate},
     models,
     prompt::Frontend,
@@ -51,7 +52,7 @@ pub enum ComputeType {
 }
 
 impl ComputeType {
-    fn dtype(self) -> Option<mlx_rs::Dtype> {
+    pub(crate) fn dtype(self) -> Option<mlx_rs::Dtype> {
         match self {
             Self::Auto => None,
             Self::F32 => Some(mlx_rs::Dtype::Float32),
@@ -74,6 +75,8 @@ pub struct MlxOptions {
     pub offline: bool,
     /// Bounds on images, checked before they are decoded.
     pub limits: Limits,
+    /// How much memory may be used, and what is done about requests that need more.
+    pub memory: MemoryOptions,
     /// What is used of a request where it does not say.
     pub defaults: GenerateParams,
     /// Receives phases and counters.
@@ -92,6 +95,7 @@ impl Default for MlxOptions {
             prefill_step_tokens: 512,
             offline: false,
             limits: Limits::default(),
+            memory: MemoryOptions::default(),
             defaults: GenerateParams::default(),
             recorder: Arc::new(NullRecorder),
             load_progress: Arc::new(|_, _| {}),
@@ -107,6 +111,7 @@ impl fmt::Debug for MlxOptions {
             .field("compute_type", &self.compute_type)
             .field("prefill_step_tokens", &self.prefill_step_tokens)
             .field("offline", &self.offline)
+            .field("memory", &self.memory)
             .finish_non_exhaustive()
     }
 }
@@ -151,6 +156,8 @@ impl MlxProvider {
         let template = ChatTemplate::load(&path)?;
         let processor = image_processor(&checkpoint)?;
         let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
+        let guard = Guard::new(&checkpoint, architecture, &options)?;
+        guard.admit_weights()?;
         let model = Arc::new(engine::load(LoadSpec {
             architecture,
             config: checkpoint.config().clone(),
@@ -177,6 +184,8 @@ impl MlxProvider {
             media: model.media,
             context_tokens: model.context_tokens,
             limits: options.limits,
+            guard,
+            prefill_step_tokens: options.prefill_step_tokens,
             recorder: options.recorder.clone(),
         });
         Ok(Self { info, path, model, frontend, options })
@@ -203,7 +212,6 @@ impl Provider for MlxProvider {
         let work = Work {
             frontend: self.frontend.clone(),
             model: self.model.clone(),
-            prefill_step_tokens: self.options.prefill_step_tokens,
             request,
             started,
             timer,
@@ -221,7 +229,6 @@ impl Provider for MlxProvider {
 struct Work {
     frontend: Arc<Frontend>,
     model: Arc<LoadedModel>,
-    prefill_step_tokens: usize,
     request: Request,
     started: Instant,
     timer: GenerationTimer,
@@ -233,7 +240,11 @@ impl Work {
             let progress = Progress::new(Stage::Preprocess, done as u64, total as u64);
             let _ = events.send(Ok(Event::Progress(progress)));
         };
-        let submitted = self.frontend.prepare(&self.request, &progress).and_then(|prompt| {
+        let tell = |notice| {
+            let _ = events.send(Ok(Event::Notice(notice)));
+        };
+        let prepared = self.frontend.prepare(&self.request, &progress, &tell);
+        let submitted = prepared.and_then(|(prompt, prefill_step_tokens)| {
             engine::generate(
                 &self.model,
                 Job {
@@ -241,7 +252,7 @@ impl Work {
                     params: self.request.params,
                     tokenizer: self.frontend.tokenizer.clone(),
                     stop_tokens: self.frontend.stop_tokens.clone(),
-                    prefill_step_tokens: self.prefill_step_tokens,
+                    prefill_step_tokens,
                     events: events.clone(),
                     recorder: self.frontend.recorder.clone(),
                     timer: Some(self.timer),

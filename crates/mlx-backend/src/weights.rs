@@ -223,7 +223,8 @@ pub(crate) fn open_tensors(
 ) -> Result<BTreeMap<String, Array>> {
     let mut tensors = BTreeMap::new();
     for file in files {
-        check_header(file)?;
+        // Before MLX reads it, which trusts headers.
+        read_header(file)?;
         let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
             path: file.clone(),
             reason: format!("MLX cannot read it: {e}"),
@@ -238,9 +239,12 @@ pub(crate) fn open_tensors(
     Ok(tensors)
 }
 
-/// Checks a safetensors header before MLX reads it: its length, its JSON, that offsets do not
-/// overlap, and that the file is as long as the header says.
-fn check_header(path: &Path) -> Result<()> {
+/// Reads and checks a safetensors header: its length, its JSON, that offsets do not overlap, and
+/// that the file is as long as the header says.
+///
+/// # Errors
+/// If the file cannot be read or is not a complete safetensors file.
+pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;
@@ -278,5 +282,5 @@ fn check_header(path: &Path) -> Result<()> {
     if expected != file_len {
         return Err(bad(format!("expected {expected} bytes by its header, found {file_len}")));
     }
-    Ok(())
+    Ok(metadata)
 }

@@ -130,6 +130,12 @@ impl ImageProcessor {
         self.layout.row_values()
     }
 
+    /// The fewest and the most pixels that an image has after resizing, where both can be met.
+    pub fn pixel_bounds(&self, budget: &PixelBudget) -> (u64, u64) {
+        let min = budget.min_pixels.unwrap_or(self.min_pixels);
+        (min, budget.max_pixels.unwrap_or(self.max_pixels))
+    }
+
     /// Says what an image of `size` (upright) becomes, without its pixels.
     ///
     /// # Errors
@@ -137,8 +143,7 @@ impl ImageProcessor {
     /// other; [`Error::Shape`] if a side is zero; [`Error::Config`] if the budget allows no pixels.
     pub fn plan(&self, size: Size, budget: &PixelBudget) -> Result<Plan, Error> {
         self.limits.check_size(size)?;
-        let min = budget.min_pixels.unwrap_or(self.min_pixels);
-        let max = budget.max_pixels.unwrap_or(self.max_pixels);
+        let (min, max) = self.pixel_bounds(budget);
         if max == 0 {
             return Err(Error::config("max_pixels", "expected at least 1, found 0"));
         }

@@ -100,6 +100,7 @@ impl Suite<'_> {
                         plain.completion.usage.completion_tokens
                     );
                 }
+                Event::Notice(_) => {}
                 Event::Progress(p) => {
                     assert!(p.done <= p.total, "progress beyond its total: {p:?}")
                 }

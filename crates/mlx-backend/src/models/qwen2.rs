@@ -13,6 +13,7 @@ use crate::{
     Result,
     cache::KvCache,
     device::Backend,
+    guard::DecoderFootprint,
     nn::{Embedding, Linear, Mlp, RmsNorm, attention, settle},
     rope::{Rope, Rotation},
     weights::Scope,
@@ -77,6 +78,21 @@ impl Config {
 
     fn mrope_section(&self) -> Option<[usize; 3]> {
         self.rope_parameters().find_map(|p| p.mrope_section)
+    }
+
+    /// Returns the sizes that decide how much memory the decoder takes.
+    pub(crate) fn footprint(&self) -> DecoderFootprint {
+        // Validated to be positive.
+        let size = |value: i32| u64::from(value.unsigned_abs());
+        DecoderFootprint {
+            layers: self.num_hidden_layers as u64,
+            hidden: size(self.hidden_size),
+            inner: size(self.intermediate_size),
+            heads: size(self.num_attention_heads),
+            key_value_heads: size(self.key_value_heads()),
+            head_dim: size(self.head_dim()),
+            vocabulary: size(self.vocab_size),
+        }
     }
 
     /// Checks what later arithmetic relies on.

@@ -15,6 +15,7 @@ use super::windows::Windows;
 use crate::{
     LoadError, Result,
     device::Backend,
+    guard::TowerFootprint,
     nn::{Linear, Mlp, RmsNorm, attention, gelu, mlx_error, settle},
     rope::{cos_sin, rotate},
     weights::{Scope, cast},
@@ -69,6 +70,25 @@ impl Config {
     /// Side of a window in merged cells.
     fn window_cells(&self) -> usize {
         (self.window_size / self.patch_size / self.spatial_merge_size).max(1) as usize
+    }
+
+    /// Returns the sizes that decide how much memory the tower takes.
+    pub(crate) fn footprint(&self) -> TowerFootprint {
+        // Validated to be positive.
+        let size = |value: i32| u64::from(value.unsigned_abs());
+        TowerFootprint {
+            patch_values: size(self.patch_values()),
+            hidden: size(self.hidden_size),
+            inner: size(self.intermediate_size),
+            heads: size(self.num_heads),
+            head_dim: size(self.head_dim()),
+            merge: size(self.spatial_merge_size),
+            features: size(self.out_hidden_size),
+            window_patches: {
+                let side = self.window_cells() as u64 * size(self.spatial_merge_size);
+                side * side
+            },
+        }
     }
 
     /// Checks what later arithmetic relies on.

@@ -14,6 +14,7 @@ use crate::{
     Error, Result,
     cache::KvCache,
     device::Backend,
+    guard::Footprint,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -58,6 +59,35 @@ pub(crate) fn rename(name: &str) -> Option<String> {
     Some(renamed.unwrap_or_else(|| name.to_owned()))
 }
 
+/// Reads what the decoder, the tower and this file need of `config`, the JSON of the file at `path`.
+fn configs(config: &serde_json::Value, path: &Path) -> Result<(Config, qwen2::Config)> {
+    let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
+    // Newer configurations nest what the decoder reads; fields outside fill in.
+    let mut text = config.clone();
+    if let (Some(outer), Some(inner)) = (text.as_object_mut(), config.get("text_config"))
+        && let Some(inner) = inner.as_object()
+    {
+        outer.extend(inner.clone());
+    }
+    let text: qwen2::Config = serde_json::from_value(text).map_err(|e| bad(e.to_string()))?;
+    let own: Config = serde_json::from_value(config.clone()).map_err(|e| bad(e.to_string()))?;
+    text.validate().map_err(bad)?;
+    own.vision_config.validate().map_err(bad)?;
+    if own.vision_config.out_hidden_size != text.hidden_size {
+        return Err(bad(format!(
+            "the tower's out_hidden_size {} is not the decoder's hidden_size {}",
+            own.vision_config.out_hidden_size, text.hidden_size
+        )));
+    }
+    Ok((own, text))
+}
+
+/// Returns the sizes that decide how much memory the model takes.
+pub(crate) fn footprint(config: &serde_json::Value, path: &Path) -> Result<Footprint> {
+    let (own, text) = configs(config, path)?;
+    Ok(Footprint { tower: own.vision_config.footprint(), decoder: text.footprint() })
+}
+
 impl Model {
     /// Reads `config` (the JSON of the file at `path`) and takes the tensors of `weights`.
     pub(crate) fn load(
@@ -66,24 +96,7 @@ impl Model {
         weights: &Weights,
         backend: Backend,
     ) -> Result<Self> {
-        let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
-        // Newer configurations nest what the decoder reads; fields outside fill in.
-        let mut text = config.clone();
-        if let (Some(outer), Some(inner)) = (text.as_object_mut(), config.get("text_config"))
-            && let Some(inner) = inner.as_object()
-        {
-            outer.extend(inner.clone());
-        }
-        let text: qwen2::Config = serde_json::from_value(text).map_err(|e| bad(e.to_string()))?;
-        let own: Config = serde_json::from_value(config.clone()).map_err(|e| bad(e.to_string()))?;
-        text.validate().map_err(bad)?;
-        own.vision_config.validate().map_err(bad)?;
-        if own.vision_config.out_hidden_size != text.hidden_size {
-            return Err(bad(format!(
-                "the tower's out_hidden_size {} is not the decoder's hidden_size {}",
-                own.vision_config.out_hidden_size, text.hidden_size
-            )));
-        }
+        let (own, text) = configs(config, path)?;
         let media = Media {
             image_token: own.image_token_id,
             video_token: own.video_token_id,

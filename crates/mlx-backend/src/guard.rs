@@ -1,0 +1,263 @@
+//! Whether a request fits into memory, decided before anything of it is computed.
+//!
+//! ```text
+//! headers and config.json --> Footprint, bytes of weights      (footprint.rs, weights.rs)
+//! sizes of images, tokens --> Estimate: terms by stage         (estimate.rs)
+//! device, MLX, machine, user --> MemoryBounds                  (available.rs)
+//! ```
+//!
+//! Where the estimate is above the smallest bound, caches are asked for memory first; then the
+//! policy decides: smaller steps and smaller images, or an error.
+
+mod available;
+mod bytes;
+mod check;
+mod estimate;
+mod footprint;
+mod weights;
+
+use std::fmt;
+
+use llm_core::Notice;
+use vision_preproc::{ImageProcessor, PixelBudget, Plan, Size};
+
+pub use self::{
+    available::MemoryBounds,
+    bytes::ByteSize,
+    check::{MemoryCheck, MemoryFit, check_memory},
+    estimate::{MemoryStage, MemoryTerm},
+};
+pub(crate) use self::{
+    estimate::{Estimate, ImageWork, Setting, Work},
+    footprint::{DecoderFootprint, Footprint, TowerFootprint},
+    weights::resident_bytes,
+};
+use crate::{Error, Result, memory};
+
+/// What is done about a request that would not fit into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryPolicy {
+    /// Makes it fit: reads the prompt in smaller steps, which changes no answer, and if that is not
+    /// enough lowers `max_pixels` to the largest value that fits, which a [`Notice`] says.
+    #[default]
+    Fit,
+    /// As [`Fit`](Self::Fit), but leaves the steps as they are.
+    FitImages,
+    /// Refuses it with [`Error::OutOfMemory`].
+    Reject,
+}
+
+/// How much memory may be used, and what is done about requests that need more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// Most bytes that the process may hold, weights included; `None` leaves it to what MLX, the
+    /// device and the machine have. It is for the whole process: of several models, the smallest
+    /// counts.
+    pub limit_bytes: Option<u64>,
+    /// What is done about a request that would not fit.
+    pub policy: MemoryPolicy,
+}
+
+/// Fewest prompt tokens to which a step is lowered: below, hardly anything is saved.
+const SMALLEST_STEP_TOKENS: u64 = 32;
+
+/// Decides about the requests to one model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    pub(crate) setting: Setting,
+    pub(crate) options: MemoryOptions,
+}
+
+/// An image as its header describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) sizes: &'a [Size],
+    pub(crate) processor: Option<&'a ImageProcessor>,
+    pub(crate) budget: PixelBudget,
+    /// Tokens of the prompt that stand for no image.
+    pub(crate) text_tokens: usize,
+    /// Most tokens of the answer.
+    pub(crate) new_tokens: usize,
+    /// Tokens of the prompt read at a time.
+    pub(crate) prefill_step_tokens: usize,
+}
+
+/// How a request may be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Admitted {
+    pub(crate) budget: PixelBudget,
+    pub(crate) prefill_step_tokens: usize,
+    /// What the user should know.
+    pub(crate) notice: Option<Notice>,
+}
+
+impl Guard {
+    /// Decides about a request.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if it does not fit and may not, or cannot, be made to.
+    pub(crate) fn admit(&self, asked: &Asked<'_>) -> Result<Admitted> {
+        let held = memory::held(self.setting.backend);
+        let mut view = View { held, bounds: memory::bounds(self.setting.backend, self.options) };
+        let wanted = self.estimate(asked, &view, asked.budget, asked.prefill_step_tokens);
+        if !view.allows(&wanted) {
+            // What caches hold is worth less than an answer as it was asked for.
+            let missing = wanted.required().1.saturating_sub(view.bounds.smallest().1);
+            if memory::reclaim(missing) > 0 {
+                view.held = memory::held(self.setting.backend);
+                view.bounds = memory::bounds(self.setting.backend, self.options);
+            }
+        }
+        self.decide(asked, &view)
+    }
+
+    /// As [`admit`](Self::admit), in a given state of the memory.
+    pub(crate) fn decide(&self, asked: &Asked<'_>, view: &View) -> Result<Admitted> {
+        let steps = asked.prefill_step_tokens;
+        let wanted = self.estimate(asked, view, asked.budget, steps);
+        let as_asked = Admitted { budget: asked.budget, prefill_step_tokens: steps, notice: None };
+        if view.allows(&wanted) {
+            return Ok(as_asked);
+        }
+        let refused = || out_of_memory(&wanted, &view.bounds);
+        let smallest = match self.options.policy {
+            MemoryPolicy::Reject => return Err(refused()),
+            MemoryPolicy::FitImages => steps,
+            MemoryPolicy::Fit => steps.min(SMALLEST_STEP_TOKENS as usize),
+        };
+        let fits = |budget, steps| view.allows(&self.estimate(asked, view, budget, steps));
+        // Smaller steps cost time only, so they are tried first.
+        let largest_step = |budget| {
+            let halves = std::iter::successors(Some(steps), |&step| Some(step / 2));
+            let halves = halves.take_while(|&step| step > smallest).chain([smallest]);
+            halves.into_iter().find(|&step| fits(budget, step))
+        };
+        if let Some(step) = largest_step(asked.budget) {
+            return Ok(Admitted { prefill_step_tokens: step, ..as_asked });
+        }
+        let budget = self.largest_budget(asked, |budget| fits(budget, smallest));
+        let budget = budget.ok_or_else(refused)?;
+        let prefill_step_tokens = largest_step(budget).unwrap_or(smallest);
+        let notice = Notice::SmallerImages {
+            max_pixels: budget.max_pixels.unwrap_or(0),
+            required_bytes: wanted.required().1,
+            available_bytes: view.bounds.smallest().1,
+        };
+        Ok(Admitted { budget, prefill_step_tokens, notice: Some(notice) })
+    }
+
+    /// Estimates a request; an image that cannot be planned counts nothing, since its error comes
+    /// later and says more.
+    pub(crate) fn estimate(
+        &self,
+        asked: &Asked<'_>,
+        view: &View,
+        budget: PixelBudget,
+        prefill_step_tokens: usize,
+    ) -> Estimate {
+        let work = Work {
+            images: asked.plans(&budget).map(|(size, plan)| image_work(size, &plan)).collect(),
+            text_tokens: asked.text_tokens as u64,
+            new_tokens: asked.new_tokens as u64,
+            prefill_step_tokens: prefill_step_tokens as u64,
+        };
+        Estimate::new(&self.setting, &work, view.held.saturating_sub(self.setting.weight_bytes))
+    }
+
+    /// Returns the budget with the largest `max_pixels` for which `fits` holds, in steps of a
+    /// feature; `None` if none does.
+    fn largest_budget(
+        &self,
+        asked: &Asked<'_>,
+        fits: impl Fn(PixelBudget) -> bool,
+    ) -> Option<PixelBudget> {
+        let largest = asked.plans(&asked.budget).map(|(_, plan)| plan.resized.pixels()).max()?;
+        let smallest = asked.processor?.pixel_bounds(&asked.budget).0.max(1);
+        // Pixels of a feature, so that each candidate is another number of tokens.
+        let tower = &self.setting.footprint.tower;
+        let plan = asked.plans(&asked.budget).next()?.1;
+        let feature =
+            (plan.resized.pixels() * tower.merge * tower.merge / plan.patches as u64).max(1);
+        let budget = |features: u64| PixelBudget {
+            min_pixels: asked.budget.min_pixels,
+            max_pixels: Some(features * feature),
+        };
+        // Fits at `low` (once known), does not fit at `high`.
+        let (mut low, mut high) = (smallest.div_ceil(feature), largest.div_ceil(feature));
+        if low >= high || !fits(budget(low)) {
+            return None;
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match fits(budget(middle)) {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        Some(budget(low))
+    }
+}
+
+impl Asked<'_> {
+    fn plans(&self, budget: &PixelBudget) -> impl Iterator<Item = (Size, Plan)> {
+        let (processor, budget) = (self.processor, *budget);
+        self.sizes
+            .iter()
+            .filter_map(move |&size| Some((size, processor?.plan(size, &budget).ok()?)))
+    }
+}
+
+fn image_work(source: Size, plan: &Plan) -> ImageWork {
+    ImageWork {
+        source_pixels: source.pixels(),
+        pixels: plan.resized.pixels(),
+        patches: plan.patches as u64,
+    }
+}
+
+/// The state of the memory when a request is decided about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Bytes that the process holds and cannot hand to a request.
+    pub(crate) held: u64,
+    pub(crate) bounds: MemoryBounds,
+}
+
+impl View {
+    fn allows(&self, estimate: &Estimate) -> bool {
+        self.bounds.allow(estimate.required().1, estimate.required_host())
+    }
+}
+
+/// Returns the error of an estimate that is above its bounds.
+pub(crate) fn out_of_memory(estimate: &Estimate, bounds: &MemoryBounds) -> Error {
+    let (stage, required) = estimate.required();
+    let (bound, available) = bounds.smallest();
+    // On a device with its own memory it may be the host that is short.
+    let host = required <= available;
+    let largest = estimate.largest_term();
+    Error::OutOfMemory {
+        required: if host { estimate.required_host() } else { required },
+        available: if host { bounds.physical } else { available },
+        bound: if host { "free memory" } else { bound },
+        stage,
+        largest: largest.map_or("nothing", |term| term.name),
+        largest_bytes: largest.map_or(0, |term| term.bytes),
+    }
+}
+
+impl fmt::Display for MemoryStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::Images => "images",
+            Self::Vision => "vision",
+            Self::Prompt => "prompt",
+            Self::Answer => "answer",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,349 @@
+//! How much memory a request will take, term by term, from sizes alone.
+//!
+//! A request goes through stages, and what one stage needs is gone in the next, so what is required
+//! is the largest stage on top of what the process holds anyway:
+//!
+//! ```text
+//! required = weights + what else is held
+//!          + max(images: decode and resize one, with the patches of those before,
+//!                vision: patches, one image in the tower, features of those before,
+//!                prompt: features, embeddings, keys and values, one step of the prompt,
+//!                answer: keys and values, one token)
+//! ```
+//!
+//! Every term is an upper bound, and `docs/memory.md` has what was measured beside it.
+
+use serde::Serialize;
+
+use super::footprint::{Footprint, TowerFootprint, product, sum};
+use crate::{
+    cache::STEP_TOKENS,
+    device::Backend,
+    nn::{MAX_INNER_BYTES, MAX_SCORE_BYTES},
+};
+
+/// A stage of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MemoryStage {
+    /// All of them.
+    Always,
+    /// An image is decoded and resized.
+    Images,
+    /// An image goes through the vision tower.
+    Vision,
+    /// The prompt is read.
+    Prompt,
+    /// Tokens are generated.
+    Answer,
+}
+
+/// A part of an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryTerm {
+    /// When it is needed.
+    pub stage: MemoryStage,
+    /// What it is.
+    pub name: &'static str,
+    /// How large it is at most.
+    pub bytes: u64,
+    /// Whether it is in the memory of the machine, also where the device has its own.
+    pub host: bool,
+}
+
+/// What the sizes of a model are multiplied with here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) footprint: Footprint,
+    pub(crate) backend: Backend,
+    /// Bytes of a value that is computed.
+    pub(crate) value_bytes: u64,
+    /// Bytes of all weights, loaded.
+    pub(crate) weight_bytes: u64,
+    /// Whether the scores of the tower are never held.
+    pub(crate) fused_tower: bool,
+    /// Whether the scores of the decoder are never held.
+    pub(crate) fused_decoder: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// In the order of the prompt.
+    pub(crate) images: Vec<ImageWork>,
+    /// Tokens of the prompt that stand for no image.
+    pub(crate) text_tokens: u64,
+    /// Most tokens of the answer.
+    pub(crate) new_tokens: u64,
+    /// Tokens of the prompt read at a time.
+    pub(crate) prefill_step_tokens: u64,
+}
+
+/// An image of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImageWork {
+    /// Pixels of the image file.
+    pub(crate) source_pixels: u64,
+    /// Pixels after resizing.
+    pub(crate) pixels: u64,
+    /// Patches of the tower.
+    pub(crate) patches: u64,
+}
+
+/// The terms of a request; see the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Estimate {
+    /// Those of [`MemoryStage::Always`], then those of each stage.
+    pub(crate) terms: Vec<MemoryTerm>,
+}
+
+impl Estimate {
+    /// Estimates `work`, while the process holds `other_bytes` besides the weights.
+    pub(crate) fn new(setting: &Setting, work: &Work, other_bytes: u64) -> Self {
+        let always = [("weights", setting.weight_bytes), ("all else that is held", other_bytes)];
+        let mut terms: Vec<MemoryTerm> = always
+            .map(|(name, bytes)| MemoryTerm {
+                stage: MemoryStage::Always,
+                name,
+                bytes,
+                host: false,
+            })
+            .into();
+        let images = 0..work.images.len();
+        terms.extend(largest(images.clone().map(|i| setting.decode(work, i))));
+        terms.extend(largest(images.map(|i| setting.encode(work, i))));
+        terms.extend(setting.prompt(work));
+        terms.extend(setting.answer(work));
+        Self { terms }
+    }
+
+    /// Returns the stage that needs most, and the bytes required in it.
+    pub(crate) fn required(&self) -> (MemoryStage, u64) {
+        self.most(|_| true)
+    }
+
+    /// As [`required`](Self::required), of what is in the memory of the machine only.
+    pub(crate) fn required_host(&self) -> u64 {
+        self.most(|term| term.host).1
+    }
+
+    /// Returns the largest term of the stage that needs most.
+    pub(crate) fn largest_term(&self) -> Option<MemoryTerm> {
+        let stage = self.required().0;
+        let terms = self.terms.iter().filter(|t| [MemoryStage::Always, stage].contains(&t.stage));
+        terms.max_by_key(|term| term.bytes).copied()
+    }
+
+    fn most(&self, counts: impl Fn(&MemoryTerm) -> bool) -> (MemoryStage, u64) {
+        let of = |stage| {
+            let terms = self.terms.iter().filter(|t| t.stage == stage && counts(t));
+            sum(terms.map(|term| term.bytes))
+        };
+        let always = of(MemoryStage::Always);
+        let stages =
+            [MemoryStage::Images, MemoryStage::Vision, MemoryStage::Prompt, MemoryStage::Answer];
+        let most = stages.map(|stage| (stage, always.saturating_add(of(stage))));
+        most.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap_or((MemoryStage::Always, always))
+    }
+}
+
+/// Returns the terms whose sum is largest.
+fn largest(each: impl Iterator<Item = Vec<MemoryTerm>>) -> Vec<MemoryTerm> {
+    each.max_by_key(|terms| sum(terms.iter().map(|t| t.bytes))).unwrap_or_default()
+}
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// Scores that attention holds at a time: those of the product, masked, and after softmax.
+const SCORE_COPIES: u64 = 3;
+
+impl Setting {
+    /// While image `i` is decoded and resized.
+    fn decode(&self, work: &Work, i: usize) -> Vec<MemoryTerm> {
+        let image = work.images[i];
+        let host = |name, bytes| MemoryTerm { stage: MemoryStage::Images, name, bytes, host: true };
+        vec![
+            // Three bytes a pixel, twice where it is turned upright; and a progressive JPEG keeps
+            // coefficients of two bytes for each of three channels.
+            host("decoded image", product(&[image.source_pixels, 12])),
+            // Between the passes and after them.
+            host("resized image", product(&[sum([image.source_pixels, image.pixels]), 3])),
+            host("patches as f32", sum(work.images[..=i].iter().map(|i| self.patch_bytes(*i)))),
+        ]
+    }
+
+    /// While image `i` is in the tower.
+    fn encode(&self, work: &Work, i: usize) -> Vec<MemoryTerm> {
+        let (tower, image) = (&self.footprint.tower, work.images[i]);
+        let term =
+            |name, bytes| MemoryTerm { stage: MemoryStage::Vision, name, bytes, host: false };
+        let waiting = sum(work.images[i..].iter().map(|i| self.patch_bytes(*i)));
+        let cast = product(&[image.patches, tower.patch_values, self.value_bytes]);
+        vec![
+            MemoryTerm { host: true, ..term("patches as f32", waiting) },
+            term("patches on the device", self.patch_bytes(image)),
+            term(
+                "patches in the type of the tower",
+                if self.value_bytes == F32 { 0 } else { cast },
+            ),
+            term("tower activations", self.tower_activations(image.patches)),
+            term("tower scores", self.tower_scores(image.patches)),
+            term("tower windows", self.window_scores(image.patches)),
+            term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),
+        ]
+    }
+
+    /// While the last step of the prompt is read, when most is held.
+    fn prompt(&self, work: &Work) -> Vec<MemoryTerm> {
+        let decoder = &self.footprint.decoder;
+        let term =
+            |name, bytes| MemoryTerm { stage: MemoryStage::Prompt, name, bytes, host: false };
+        let tokens = self.prompt_tokens(work);
+        // Of the text, and with features in their places.
+        let embeddings = product(&[tokens, decoder.hidden, self.value_bytes, 2]);
+        vec![
+            term("features", sum(work.images.iter().map(|i| self.feature_bytes(*i)))),
+            term("embeddings", embeddings),
+            term("keys and values", self.key_values(tokens)),
+            term("keys and values that grow", self.growing(tokens)),
+            term("decoder activations", self.decoder_activations(work)),
+            term("decoder scores", self.decoder_scores(work)),
+            term("logits", self.logits()),
+        ]
+    }
+
+    /// While the last token is generated.
+    fn answer(&self, work: &Work) -> Vec<MemoryTerm> {
+        let term =
+            |name, bytes| MemoryTerm { stage: MemoryStage::Answer, name, bytes, host: false };
+        let tokens = self.prompt_tokens(work).saturating_add(work.new_tokens);
+        vec![
+            term("keys and values", self.key_values(tokens)),
+            term("keys and values that grow", self.growing(tokens)),
+            term("logits", self.logits()),
+        ]
+    }
+
+    fn prompt_tokens(&self, work: &Work) -> u64 {
+        let tower = &self.footprint.tower;
+        let merged = product(&[tower.merge, tower.merge]).max(1);
+        sum(work.images.iter().map(|i| i.patches / merged).chain([work.text_tokens]))
+    }
+
+    fn patch_bytes(&self, image: ImageWork) -> u64 {
+        product(&[image.patches, self.footprint.tower.patch_values, F32])
+    }
+
+    fn feature_bytes(&self, image: ImageWork) -> u64 {
+        let tower = &self.footprint.tower;
+        let merged = product(&[tower.merge, tower.merge]).max(1);
+        product(&[image.patches / merged, tower.features, self.value_bytes])
+    }
+
+    fn tower_activations(&self, patches: u64) -> u64 {
+        let TowerFootprint { hidden, inner, head_dim, .. } = self.footprint.tower;
+        let values = |per_patch| product(&[patches, per_patch, self.value_bytes]);
+        // Cosines and sines of rows and columns, with the angles that they are made of.
+        let tables = product(&[patches, head_dim, F32, 3]);
+        let inner_bytes = values(inner);
+        if values(hidden) <= self.backend.settle_bytes() as u64 {
+            // Everything that the blocks in flight make.
+            let block = sum([values(LAZY_VALUES * hidden), product(&[inner_bytes, INNER_VALUES])]);
+            return sum([product(&[block, LAZY_BLOCKS]), tables]);
+        }
+        let attention = sum([
+            values(ATTENTION_VALUES * hidden),
+            // The rotation is computed in f32.
+            product(&[patches, ROTATION_VALUES * hidden, F32 - self.value_bytes.min(F32)]),
+        ]);
+        let piece = inner_bytes.min(MAX_INNER_BYTES as u64);
+        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, INNER_VALUES])]);
+        sum([attention.max(mlp), tables])
+    }
+
+    fn tower_scores(&self, patches: u64) -> u64 {
+        match self.fused_tower {
+            true => 0,
+            // In pieces; all of them would be `whole_score_bytes`.
+            false => {
+                let heads = self.footprint.tower.heads;
+                let whole = super::footprint::whole_score_bytes(heads, patches, F32);
+                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
+            }
+        }
+    }
+
+    fn window_scores(&self, patches: u64) -> u64 {
+        let TowerFootprint { heads, window_patches, .. } = self.footprint.tower;
+        match self.fused_tower {
+            true => 0,
+            false => {
+                let whole = product(&[heads, patches, window_patches, F32]);
+                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
+            }
+        }
+    }
+
+    fn key_values(&self, tokens: u64) -> u64 {
+        let step = u64::from(STEP_TOKENS.unsigned_abs());
+        let capacity = tokens.div_ceil(step).saturating_mul(step);
+        product(&[capacity, self.footprint.decoder.token_bytes(self.value_bytes)])
+    }
+
+    /// Old buffers of the layers in flight, while new ones are made.
+    fn growing(&self, tokens: u64) -> u64 {
+        let layers = self.footprint.decoder.layers.max(1);
+        product(&[self.key_values(tokens) / layers, layers.min(LAZY_LAYERS)])
+    }
+
+    fn decoder_activations(&self, work: &Work) -> u64 {
+        let decoder = &self.footprint.decoder;
+        let step = work.prefill_step_tokens.min(self.prompt_tokens(work));
+        let values = |per_token| product(&[step, per_token, self.value_bytes]);
+        let inner = values(decoder.inner).min(MAX_INNER_BYTES as u64);
+        let layer = sum([values(DECODER_VALUES * decoder.hidden), product(&[inner, INNER_VALUES])]);
+        match values(decoder.hidden) <= self.backend.settle_bytes() as u64 {
+            true => product(&[layer, LAZY_LAYERS.min(decoder.layers)]),
+            false => layer,
+        }
+    }
+
+    fn decoder_scores(&self, work: &Work) -> u64 {
+        let tokens = self.prompt_tokens(work);
+        let step = work.prefill_step_tokens.min(tokens);
+        match self.fused_decoder {
+            true => 0,
+            false => {
+                let whole = product(&[self.footprint.decoder.heads, step, tokens, F32]);
+                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
+            }
+        }
+    }
+
+    /// Those of the last token only, with what the sampler makes of them.
+    fn logits(&self) -> u64 {
+        product(&[self.footprint.decoder.vocabulary, F32, LOGIT_COPIES])
+    }
+}
+
+/// Values of a patch, in multiples of the hidden size, that are alive at most in the attention of a
+/// tower block: input, qkv, queries, keys, their rotation, what is folded into windows, results.
+const ATTENTION_VALUES: u64 = 13;
+/// Those of them that are f32 whatever the type.
+const ROTATION_VALUES: u64 = 4;
+/// As [`ATTENTION_VALUES`], around an MLP.
+const MLP_VALUES: u64 = 5;
+/// Inner activations alive in an MLP: gate, its sigmoid, their product, up, and the product of both.
+const INNER_VALUES: u64 = 5;
+/// As [`ATTENTION_VALUES`], of all that a block of the tower makes.
+const LAZY_VALUES: u64 = 30;
+/// Blocks that MLX may have in flight: about a hundred operations.
+const LAZY_BLOCKS: u64 = 2;
+/// Values of a token, in multiples of the hidden size, that a layer of the decoder makes.
+const DECODER_VALUES: u64 = 16;
+/// Layers that MLX may have in flight: about a hundred operations.
+const LAZY_LAYERS: u64 = 4;
+/// Copies of logits: as computed, in f32, as probabilities, sorted.
+const LOGIT_COPIES: u64 = 6;

@@ -1,0 +1,203 @@
+use llm_core::ErrorKind;
+
+use super::*;
+use crate::device::Backend;
+
+const GIB: u64 = 1 << 30;
+
+/// Qwen2.5-VL-3B in 4 bits, on a CPU.
+fn setting() -> Setting {
+    let tower = TowerFootprint {
+        patch_values: 1176,
+        hidden: 1280,
+        inner: 3420,
+        heads: 16,
+        head_dim: 80,
+        merge: 2,
+        features: 2048,
+        window_patches: 64,
+    };
+    let decoder = DecoderFootprint {
+        layers: 36,
+        hidden: 2048,
+        inner: 11_008,
+        heads: 16,
+        key_value_heads: 2,
+        head_dim: 128,
+        vocabulary: 151_936,
+    };
+    Setting {
+        footprint: Footprint { tower, decoder },
+        backend: Backend::Cpu,
+        value_bytes: 4,
+        weight_bytes: 4 * GIB,
+        fused_tower: false,
+        fused_decoder: false,
+    }
+}
+
+fn processor() -> ImageProcessor {
+    ImageProcessor::from_json(
+        r#"{"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136,
+            "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}"#,
+    )
+    .unwrap()
+}
+
+fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Result<Admitted> {
+    let options = MemoryOptions { limit_bytes: Some(limit), policy };
+    let guard = Guard { setting: setting(), options };
+    let processor = processor();
+    let asked = asked(sizes, &processor, steps).0;
+    guard.decide(&asked, &view(limit))
+}
+
+/// The request, and what it needs.
+fn asked<'a>(
+    sizes: &'a [Size],
+    processor: &'a ImageProcessor,
+    steps: usize,
+) -> (Asked<'a>, impl Fn(PixelBudget, usize) -> u64) {
+    let asked = Asked {
+        sizes,
+        processor: Some(processor),
+        budget: PixelBudget::default(),
+        text_tokens: 100,
+        new_tokens: 512,
+        prefill_step_tokens: steps,
+    };
+    let guard = Guard { setting: setting(), options: MemoryOptions::default() };
+    let required =
+        move |budget, steps| guard.estimate(&asked, &view(0), budget, steps).required().1;
+    (asked, required)
+}
+
+fn view(limit: u64) -> View {
+    let bounds = MemoryBounds {
+        user: Some(limit),
+        device: None,
+        mlx: None,
+        physical: 1 << 50,
+        separate: false,
+    };
+    View { held: 4 * GIB + GIB / 4, bounds }
+}
+
+const PHOTO: Size = Size { width: 4032, height: 3024 };
+
+#[test]
+fn a_request_that_fits_is_left_as_it_is() {
+    for policy in [MemoryPolicy::Fit, MemoryPolicy::FitImages, MemoryPolicy::Reject] {
+        let admitted = decide(policy, 64 * GIB, &[PHOTO], 512).unwrap();
+        assert_eq!(admitted.budget, PixelBudget::default());
+        assert_eq!((admitted.prefill_step_tokens, admitted.notice), (512, None));
+    }
+}
+
+#[test]
+fn reject_names_what_is_required_available_and_largest() {
+    let error = decide(MemoryPolicy::Reject, 6 * GIB, &[PHOTO], 512).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let Error::OutOfMemory { required, available, bound, stage, largest, largest_bytes } = &error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(*required, asked(&[PHOTO], &processor(), 512).1(PixelBudget::default(), 512));
+    assert_eq!((*available, *bound), (6 * GIB, "the memory limit"));
+    // More than the weights of this model.
+    assert_eq!((*stage, *largest), (MemoryStage::Vision, "weights"));
+    assert_eq!(*largest_bytes, 4 * GIB);
+    let text = error.to_string();
+    assert!(text.contains("6442450944 bytes") && text.contains(&required.to_string()), "{text}");
+}
+
+#[test]
+fn fit_finds_the_largest_images_that_fit() {
+    for limit in [6, 7, 8] {
+        let limit = limit * GIB;
+        let admitted = decide(MemoryPolicy::Fit, limit, &[PHOTO], 512).unwrap();
+        let max_pixels = admitted.budget.max_pixels.unwrap();
+        let processor = processor();
+        let (_, required) = asked(&[PHOTO], &processor, 512);
+        let at = |max_pixels| {
+            let budget = PixelBudget { max_pixels: Some(max_pixels), min_pixels: None };
+            required(budget, admitted.prefill_step_tokens)
+        };
+        // One more feature would not fit.
+        assert!(at(max_pixels) <= limit && limit < at(max_pixels + 784), "{limit}: {max_pixels}");
+        let wanted = required(PixelBudget::default(), 512);
+        assert_eq!(
+            admitted.notice,
+            Some(Notice::SmallerImages {
+                max_pixels,
+                required_bytes: wanted,
+                available_bytes: limit
+            })
+        );
+    }
+}
+
+#[test]
+fn steps_are_made_smaller_before_images() {
+    let (sizes, processor) = ([Size { width: 336, height: 336 }], processor());
+    let asked = Asked { text_tokens: 4000, ..asked(&sizes, &processor, 2048).0 };
+    let guard = |policy| Guard {
+        setting: setting(),
+        options: MemoryOptions { policy, ..MemoryOptions::default() },
+    };
+    let at = |steps| {
+        let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);
+        estimate.required().1
+    };
+    let (more, less) = (at(2048), at(512));
+    assert!(less < at(1024) && at(1024) < more, "{less} {more}");
+    let fitted = guard(MemoryPolicy::Fit).decide(&asked, &view(less)).unwrap();
+    assert_eq!((fitted.prefill_step_tokens, fitted.notice), (512, None));
+    assert_eq!(fitted.budget, PixelBudget::default());
+    // Smaller images are no help here: the text alone is too much at these steps.
+    assert!(guard(MemoryPolicy::FitImages).decide(&asked, &view(less)).is_err());
+}
+
+#[test]
+fn what_cannot_be_made_to_fit_is_an_error() {
+    for policy in [MemoryPolicy::Fit, MemoryPolicy::FitImages] {
+        // Less than the weights.
+        assert!(decide(policy, 4 * GIB, &[PHOTO], 512).is_err());
+        // No image to make smaller.
+        assert!(decide(policy, 4 * GIB, &[], 512).is_err());
+    }
+}
+
+#[test]
+fn several_images_share_what_there_is() {
+    let one = decide(MemoryPolicy::Fit, 7 * GIB, &[PHOTO], 512).unwrap();
+    let four = decide(MemoryPolicy::Fit, 7 * GIB, &[PHOTO; 4], 512).unwrap();
+    let (one, four) = (one.budget.max_pixels.unwrap(), four.budget.max_pixels.unwrap());
+    assert!(four < one, "{four} {one}");
+}
+
+#[test]
+fn scores_are_charged_as_they_are_held() {
+    let largest = |fused| {
+        let setting = Setting { fused_tower: fused, ..setting() };
+        let images = vec![ImageWork { source_pixels: 1, pixels: 1, patches: 62_208 }];
+        let work = Work { images, prefill_step_tokens: 512, ..Work::default() };
+        let estimate = Estimate::new(&setting, &work, 0);
+        estimate.terms.iter().find(|term| term.name == "tower scores").unwrap().bytes
+    };
+    assert_eq!(largest(true), 0);
+    // Three copies of at most 32 MiB, where all at once would be 247 GB.
+    assert_eq!(largest(false), 3 * (32 << 20));
+    assert_eq!(footprint::whole_score_bytes(16, 62_208, 4), 247_669_456_896);
+}
+
+#[test]
+fn keys_and_values_are_charged_by_the_step_of_their_buffers() {
+    let key_values = |text_tokens| {
+        let work = Work { text_tokens, prefill_step_tokens: 512, ..Work::default() };
+        let estimate = Estimate::new(&setting(), &work, 0);
+        estimate.terms.iter().find(|term| term.name == "keys and values").unwrap().bytes
+    };
+    let token = 36_864 * 2;
+    assert_eq!([1, 256, 257].map(key_values), [256 * token, 256 * token, 512 * token]);
+}
