@@ -1,1 +1,1 @@
-//! End-to-end benchmarks of the workspace.
+//! Benchmarks of the workspace; `preproc/` measures preprocessing, by stages and beside its peers.

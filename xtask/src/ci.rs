@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-type Result = std::result::Result<(), String>;
+pub(crate) type Result = std::result::Result<(), String>;
 
 pub(crate) fn all() -> Result {
     run(&mut cargo("fmt --all -- --check"))?;
@@ -43,7 +43,7 @@ fn succeeds(arguments: &str) -> bool {
 }
 
 /// The Cargo that runs this task, in the root of the workspace.
-fn cargo(arguments: &str) -> Command {
+pub(crate) fn cargo(arguments: &str) -> Command {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -51,7 +51,7 @@ fn cargo(arguments: &str) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Result {
+pub(crate) fn run(command: &mut Command) -> Result {
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
     let line = format!("cargo {}", arguments.join(" "));
     eprintln!("xtask: {line}");

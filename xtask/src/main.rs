@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "the tasks tell a person at a terminal what they do")]
 
+mod bench;
 mod ci;
 
 use std::process::ExitCode;
@@ -11,6 +12,11 @@ usage: cargo xtask TASK
 
   test           run all tests of the workspace
   dependencies   licences, bans, sources and advisories, if cargo-deny is installed
+  bench [preproc] [OPTION...]
+                 the stages of preprocessing, by criterion, which gets the options
+  bench preproc --peers [--rounds N] [--no-torch] [--dry]
+                 preprocessing beside Pillow, transformers and others, into docs/performance.md;
+                 installs them below target/ and needs the network the first time
   ci             everything a change must pass: format, lints, tests, documentation, dependencies";
 
 fn main() -> ExitCode {
@@ -19,6 +25,10 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
+        ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
+        ["bench", "preproc", ref options @ ..] | ["bench", ref options @ ..] => {
+            bench::stages(options)
+        }
         ["ci"] => ci::all(),
         _ => {
             eprintln!("{USAGE}");
