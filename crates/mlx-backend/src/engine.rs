@@ -23,8 +23,11 @@ use std::{
 use llm_core::Event;
 use mlx_rs::{Dtype, Stream, with_stream};
 
+use vision_preproc::Patches;
+
 use crate::{
     Error, Result,
+    caches::DeviceCaches,
     checkpoint::QuantizationConfig,
     device::Backend,
     ffi::{before_exit, load_library},
@@ -68,7 +71,17 @@ impl Drop for LoadedModel {
 
 enum Command {
     Load(Box<LoadSpec>, mpsc::SyncSender<Result<LoadedModel>>),
-    Generate(u64, Box<Job>),
+    Generate {
+        model: u64,
+        generation: u64,
+        job: Box<Job>,
+    },
+    /// The patches of an image that a generation waits for, or why there are none.
+    Patches {
+        generation: u64,
+        image: usize,
+        patches: Result<Arc<Patches>>,
+    },
     Unload(u64),
     Call(Box<dyn FnOnce() + Send>),
     /// The process exits: do nothing from now on.
@@ -85,12 +98,47 @@ pub(crate) fn load(spec: LoadSpec) -> Result<LoadedModel> {
     answer.recv().map_err(|_| gone())?
 }
 
+/// An answer that the engine makes; dropping this before all images were given ends it with an error.
+#[derive(Debug)]
+pub(crate) struct Submitted {
+    generation: u64,
+    complete: bool,
+}
+
 /// Starts an answer, whose events go where `job` says.
 ///
 /// # Errors
 /// [`Error::Dead`].
-pub(crate) fn generate(model: &LoadedModel, job: Job) -> Result<()> {
-    send(Command::Generate(model.id, Box::new(job)))
+pub(crate) fn generate(model: &LoadedModel, job: Job) -> Result<Submitted> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+    let generation = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    send(Command::Generate { model: model.id, generation, job: Box::new(job) })?;
+    Ok(Submitted { generation, complete: false })
+}
+
+impl Submitted {
+    /// Hands over the patches of an image that the engine asked for, or why there are none.
+    ///
+    /// # Errors
+    /// [`Error::Dead`].
+    pub(crate) fn give(&self, image: usize, patches: Result<Arc<Patches>>) -> Result<()> {
+        send(Command::Patches { generation: self.generation, image, patches })
+    }
+
+    /// Says that the engine has all that it asked for.
+    pub(crate) fn complete(mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Submitted {
+    fn drop(&mut self) {
+        if !self.complete {
+            // Only a panic leads here; without this the caller would wait for ever.
+            let dead = Error::Dead("the preprocessing of an image ended early".to_owned());
+            let _ = self.give(0, Err(dead));
+        }
+    }
 }
 
 /// Runs `work` on the MLX thread and waits for what it returns.
@@ -105,6 +153,14 @@ pub(crate) fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     answer.recv().map_err(|_| gone())
 }
 
+/// Runs `work` on the MLX thread some time later; not at all if that never started.
+pub(crate) fn later(work: impl FnOnce() + Send + 'static) {
+    if let Some(sender) = SENDER.get() {
+        // If the thread is gone, so is what it held.
+        let _ = sender.send(Command::Call(Box::new(work)));
+    }
+}
+
 fn send(command: Command) -> Result<()> {
     load_library()?;
     sender().send(command).map_err(|_| gone())
@@ -114,10 +170,11 @@ fn gone() -> Error {
     Error::Dead("it does not answer".to_owned())
 }
 
+static SENDER: OnceLock<Sender<Command>> = OnceLock::new();
+
 /// Returns the channel to the thread, which is started by the first call and runs as long as the
 /// process.
 fn sender() -> &'static Sender<Command> {
-    static SENDER: OnceLock<Sender<Command>> = OnceLock::new();
     SENDER.get_or_init(|| {
         let (sender, receiver) = mpsc::channel();
         let started = thread::Builder::new().name("mlx".to_owned()).spawn(move || run(&receiver));
@@ -143,7 +200,7 @@ extern "C" fn stop_at_exit() {
 #[derive(Default)]
 struct Engine {
     models: HashMap<u64, Rc<dyn VisionLanguageModel>>,
-    running: VecDeque<Generation>,
+    running: VecDeque<(u64, Generation)>,
 }
 
 fn run(commands: &Receiver<Command>) {
@@ -158,9 +215,9 @@ fn run(commands: &Receiver<Command>) {
     // Without a stream of its own, every operation would make one.
     with_stream(&Stream::new(), || {
         loop {
-            let command = match engine.running.is_empty() {
-                true => commands.recv().map_err(|_| TryRecvError::Disconnected),
-                false => commands.try_recv(),
+            let command = match engine.running.iter().any(|(_, generation)| generation.is_ready()) {
+                false => commands.recv().map_err(|_| TryRecvError::Disconnected),
+                true => commands.try_recv(),
             };
             match command {
                 Ok(Command::Stop(reply)) => {
@@ -187,13 +244,30 @@ impl Engine {
                 // Nobody waits: the model is dropped again by its handle.
                 let _ = reply.send(loaded);
             }
-            Command::Generate(model, job) => match self.models.get(&model) {
-                Some(model) => self.running.push_back(Generation::new(*job, model.clone())),
+            Command::Generate { model, generation, job } => match self.models.get(&model) {
+                Some(model) => {
+                    let caches = DeviceCaches::of(&job.caches);
+                    let new = Generation::new(*job, model.clone(), caches);
+                    self.running.push_back((generation, new));
+                }
                 None => {
                     let error = Error::Dead("the model was unloaded".to_owned());
                     let _ = job.events.send(Err::<Event, _>(error.into()));
                 }
             },
+            Command::Patches { generation, image, patches } => {
+                let found = self.running.iter().position(|(id, _)| *id == generation);
+                // It may have ended, with an error or because nobody listens any more.
+                let Some(at) = found else { return };
+                match patches {
+                    Ok(patches) => self.running[at].1.give(image, patches),
+                    Err(error) => {
+                        if let Some((_, failed)) = self.running.remove(at) {
+                            failed.fail(error);
+                        }
+                    }
+                }
+            }
             Command::Unload(model) => {
                 self.models.remove(&model);
                 let _ = mlx_rs::memory::clear_cache();
@@ -221,10 +295,13 @@ impl Engine {
 
     /// Gives the next answer its turn.
     fn turn(&mut self) {
-        let Some(mut generation) = self.running.pop_front() else { return };
+        let ready = self.running.iter().position(|(_, generation)| generation.is_ready());
+        let Some((id, mut generation)) = ready.and_then(|at| self.running.remove(at)) else {
+            return;
+        };
         memory::relieve();
         match guarded(|| generation.step()) {
-            Ok(Status::Running) => self.running.push_back(generation),
+            Ok(Status::Running) => self.running.push_back((id, generation)),
             Ok(Status::Done) => {}
             Err(error) => generation.fail(error),
         }

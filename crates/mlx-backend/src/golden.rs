@@ -7,9 +7,9 @@ use mlx_rs::{Array, ops::indexing::TryIndexOp};
 use vision_preproc::{Grid, ImageProcessor, Limits, PixelBudget, RgbImage};
 
 use crate::{
-    cache::KvCache,
     checkpoint::Checkpoint,
     engine::{LoadSpec, build},
+    kv_cache::KvCache,
     models::{self, VisionLanguageModel},
     provider::image_processor,
     rope::Rotation,
@@ -168,7 +168,7 @@ fn check(case: &Case, step: usize) {
     let difference = largest_difference(&embeddings, expected["inputs_embeds"]);
     assert!(difference < 1e-4, "{}: embeddings differ by {difference}", case.name);
 
-    let mut caches = model.new_caches();
+    let mut caches = vec![KvCache::default(); model.layers()];
     let logits = prefill(&*model, &embeddings, &positions, &mut caches, step);
     let difference = largest_difference(&logits, expected["logits"]);
     assert!(difference < 1e-3, "{}: logits differ by {difference}", case.name);

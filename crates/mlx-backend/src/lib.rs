@@ -6,7 +6,7 @@
 //! left over or of another shape is an error that names it.
 #![deny(unsafe_code)]
 
-mod cache;
+mod caches;
 mod chat;
 mod checkpoint;
 mod convert;
@@ -20,6 +20,7 @@ mod golden;
 mod guard;
 #[cfg(feature = "hub")]
 mod hub;
+mod kv_cache;
 mod locate;
 mod memory;
 mod models;
@@ -35,6 +36,7 @@ mod tokenizer;
 mod weights;
 
 pub use crate::{
+    caches::{CacheLimits, CacheReport, CacheStats, Caches},
     convert::{ConvertProgress, convert},
     device::{DeviceInfo, device_info},
     engine::LoadProgress,

@@ -13,9 +13,9 @@ use vision_preproc::Grid;
 
 use crate::{
     Error, Result,
-    cache::KvCache,
     device::Backend,
     guard::Footprint,
+    kv_cache::KvCache,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -29,8 +29,8 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     fn media(&self) -> &Media;
     /// Returns the most tokens of prompt and answer together.
     fn context_tokens(&self) -> usize;
-    /// Returns an empty cache for each layer.
-    fn new_caches(&self) -> Vec<KvCache>;
+    /// Returns the number of layers that have keys and values.
+    fn layers(&self) -> usize;
     /// Patches `[P, patch_values]` of one image to features `[P / merge², E]`.
     fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array>;
     /// Returns the position of each token of a prompt with images of `grids`.

@@ -22,9 +22,10 @@ use vision_preproc::{ImageProcessor, Limits, Rescale};
 
 use crate::{
     Error, Result,
+    caches::{Caches, Lease, ModelKey, SharedModel, model_identity, processor_identity},
     chat::ChatTemplate,
     checkpoint::Checkpoint,
-    engine::{self, LoadProgress, LoadSpec, LoadedModel},
+    engine::{self, LoadProgress, LoadSpec},
     generate::Job,
     guard::{Guard, MemoryOptions},
     locate::{DownloadProgress, locate},
@@ -77,6 +78,8 @@ pub struct MlxOptions {
     pub limits: Limits,
     /// How much memory may be used, and what is done about requests that need more.
     pub memory: MemoryOptions,
+    /// What is kept between requests; by default what all providers of this process share.
+    pub caches: Arc<Caches>,
     /// What is used of a request where it does not say.
     pub defaults: GenerateParams,
     /// Receives phases and counters.
@@ -96,6 +99,7 @@ impl Default for MlxOptions {
             offline: false,
             limits: Limits::default(),
             memory: MemoryOptions::default(),
+            caches: Caches::shared(),
             defaults: GenerateParams::default(),
             recorder: Arc::new(NullRecorder),
             load_progress: Arc::new(|_, _| {}),
@@ -132,7 +136,6 @@ impl fmt::Debug for MlxOptions {
 pub struct MlxProvider {
     info: ModelInfo,
     path: PathBuf,
-    model: Arc<LoadedModel>,
     frontend: Arc<Frontend>,
     options: MlxOptions,
 }
@@ -148,47 +151,20 @@ impl MlxProvider {
             quantize.validate().map_err(Error::Prompt)?;
         }
         let path = locate(name, options.offline, &*options.download_progress)?;
-        let mut span = Span::shared(&options.recorder, Phase::Load);
-        let checkpoint = Checkpoint::open(&path)?;
-        let architecture = models::architecture(checkpoint.model_type())?;
-        // The small files first: their errors should not wait for gigabytes.
-        let tokenizer = Arc::new(Tokenizer::load(&path)?);
-        let template = ChatTemplate::load(&path)?;
-        let processor = image_processor(&checkpoint)?;
-        let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
-        let guard = Guard::new(&checkpoint, architecture, &options)?;
-        guard.admit_weights()?;
-        let model = Arc::new(engine::load(LoadSpec {
-            architecture,
-            config: checkpoint.config().clone(),
-            config_path: checkpoint.config_path(),
-            weight_files: checkpoint.weight_files().to_vec(),
-            packed: checkpoint.quantization().clone(),
-            quantize: options.quantize,
-            dtype: options.compute_type.dtype(),
-            progress: options.load_progress.clone(),
-        })?);
-        span.units(
-            checkpoint.weight_files().iter().filter_map(|f| Some(f.metadata().ok()?.len())).sum(),
-        );
-        drop(span);
+        let model = lease(&path, &options)?;
         let vision = [Capability::Vision, Capability::MultipleImages];
-        let info =
-            ModelInfo::new(PROVIDER, name, capabilities(processor.is_some().then_some(vision)))
-                .with_context_tokens(model.context_tokens);
+        let vision = model.processor.is_some().then_some(vision);
+        let info = ModelInfo::new(PROVIDER, name, capabilities(vision))
+            .with_context_tokens(model.loaded.context_tokens);
         let frontend = Arc::new(Frontend {
-            tokenizer,
-            template,
-            processor,
-            stop_tokens,
-            media: model.media,
-            context_tokens: model.context_tokens,
             limits: options.limits,
-            guard,
+            guard: Guard { setting: model.setting, options: options.memory },
             prefill_step_tokens: options.prefill_step_tokens,
+            model,
             recorder: options.recorder.clone(),
+            caches: options.caches.clone(),
         });
-        Ok(Self { info, path, model, frontend, options })
+        Ok(Self { info, path, frontend, options })
     }
 
     /// Returns the folder that the model was loaded from.
@@ -209,13 +185,7 @@ impl Provider for MlxProvider {
         request.params = request.params.or(&self.options.defaults);
         request.validate(&self.info)?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let work = Work {
-            frontend: self.frontend.clone(),
-            model: self.model.clone(),
-            request,
-            started,
-            timer,
-        };
+        let work = Work { frontend: self.frontend.clone(), request, started, timer };
         // Decoding a photo takes a while; neither the caller's executor nor the MLX thread waits.
         thread::Builder::new()
             .name("mlx-prompt".to_owned())
@@ -225,10 +195,50 @@ impl Provider for MlxProvider {
     }
 }
 
+/// Returns the model in the folder `path`, which is read only if nobody has done so before.
+fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
+    let how = format!("{:?} {:?}", options.quantize, options.compute_type);
+    let key = ModelKey::of(path, how.clone())?;
+    let bytes = key.weight_bytes();
+    options.caches.models.get_or_load(key, || {
+        let mut span = Span::shared(&options.recorder, Phase::Load);
+        let checkpoint = Checkpoint::open(path)?;
+        let architecture = models::architecture(checkpoint.model_type())?;
+        // The small files first: their errors should not wait for gigabytes.
+        let tokenizer = Arc::new(Tokenizer::load(path)?);
+        let template = ChatTemplate::load(path)?;
+        let processor = image_processor(&checkpoint)?;
+        let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
+        let guard = Guard::new(&checkpoint, architecture, options)?;
+        guard.admit_weights()?;
+        let loaded = engine::load(LoadSpec {
+            architecture,
+            config: checkpoint.config().clone(),
+            config_path: checkpoint.config_path(),
+            weight_files: checkpoint.weight_files().to_vec(),
+            packed: checkpoint.quantization().clone(),
+            quantize: options.quantize,
+            dtype: options.compute_type.dtype(),
+            progress: options.load_progress.clone(),
+        })?;
+        let model = SharedModel {
+            identity: model_identity(&checkpoint, &how)?,
+            processor_identity: processor_identity(&checkpoint),
+            setting: guard.setting,
+            loaded,
+            tokenizer,
+            template,
+            processor,
+            stop_tokens,
+        };
+        span.units(bytes);
+        Ok(model)
+    })
+}
+
 /// A request on its way to the engine.
 struct Work {
     frontend: Arc<Frontend>,
-    model: Arc<LoadedModel>,
     request: Request,
     started: Instant,
     timer: GenerationTimer,
@@ -236,33 +246,56 @@ struct Work {
 
 impl Work {
     fn run(self, events: &UnboundedSender<CoreResult<Event>>) {
-        let progress = |done: usize, total: usize| {
-            let progress = Progress::new(Stage::Preprocess, done as u64, total as u64);
-            let _ = events.send(Ok(Event::Progress(progress)));
-        };
-        let tell = |notice| {
-            let _ = events.send(Ok(Event::Notice(notice)));
-        };
-        let prepared = self.frontend.prepare(&self.request, &progress, &tell);
-        let submitted = prepared.and_then(|(prompt, prefill_step_tokens)| {
-            engine::generate(
-                &self.model,
-                Job {
-                    prompt,
-                    params: self.request.params,
-                    tokenizer: self.frontend.tokenizer.clone(),
-                    stop_tokens: self.frontend.stop_tokens.clone(),
-                    prefill_step_tokens,
-                    events: events.clone(),
-                    recorder: self.frontend.recorder.clone(),
-                    timer: Some(self.timer),
-                    started: self.started,
-                },
-            )
-        });
-        if let Err(error) = submitted {
+        if let Err(error) = self.submit(events) {
             let _ = events.send(Err(error.into()));
         }
+    }
+
+    fn submit(self, events: &UnboundedSender<CoreResult<Event>>) -> Result<()> {
+        let Self { frontend, request, .. } = self;
+        let messages = request.messages_with_system();
+        let params = &request.params;
+        let prepared = frontend.prepare(&messages, params)?;
+        if let Some(notice) = prepared.notice {
+            let _ = events.send(Ok(Event::Notice(notice)));
+        }
+        let (wanted, answer) = std::sync::mpsc::sync_channel(1);
+        let job = Job {
+            prompt: prepared.prompt,
+            wanted,
+            model: frontend.model.identity,
+            caches: frontend.caches.clone(),
+            params: params.clone(),
+            tokenizer: frontend.model.tokenizer.clone(),
+            stop_tokens: frontend.model.stop_tokens.clone(),
+            prefill_step_tokens: prepared.prefill_step_tokens,
+            events: events.clone(),
+            recorder: frontend.recorder.clone(),
+            timer: Some(self.timer),
+            started: self.started,
+        };
+        let submitted = engine::generate(&frontend.model.loaded, job)?;
+        // An answer that ended before it asked for anything wants nothing.
+        let wanted = answer.recv().unwrap_or_default();
+        let progress = |done: usize| {
+            let progress = Progress::new(Stage::Preprocess, done as u64, wanted.len() as u64);
+            let _ = events.send(Ok(Event::Progress(progress)));
+        };
+        for (done, &image) in wanted.iter().enumerate() {
+            progress(done);
+            let patches = match events.is_closed() {
+                true => Err(Error::Cancelled),
+                false => frontend.patches(&prepared.sources[image]),
+            };
+            let failed = patches.is_err();
+            submitted.give(image, patches)?;
+            if failed {
+                break;
+            }
+            progress(done + 1);
+        }
+        submitted.complete();
+        Ok(())
     }
 }
 

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::footprint::{Footprint, TowerFootprint, product, sum};
 use crate::{
-    cache::STEP_TOKENS,
     device::Backend,
+    kv_cache::STEP_TOKENS,
     nn::{MAX_INNER_BYTES, MAX_SCORE_BYTES},
 };
 

@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use crate::{
     Result,
-    cache::KvCache,
     device::Backend,
     guard::DecoderFootprint,
+    kv_cache::KvCache,
     nn::{Embedding, Linear, Mlp, RmsNorm, attention, settle},
     rope::{Rope, Rotation},
     weights::Scope,
@@ -154,9 +154,8 @@ impl Model {
         })
     }
 
-    /// Returns an empty cache for each layer.
-    pub(crate) fn new_caches(&self) -> Vec<KvCache> {
-        vec![KvCache::default(); self.layers.len()]
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// Token ids `[B, L]` to `[B, L, E]`.

@@ -12,9 +12,9 @@ use vision_preproc::Grid;
 use super::{Media, VisionLanguageModel, qwen2, qwen2_5_vision};
 use crate::{
     Error, Result,
-    cache::KvCache,
     device::Backend,
     guard::Footprint,
+    kv_cache::KvCache,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -126,8 +126,8 @@ impl VisionLanguageModel for Model {
         self.context_tokens
     }
 
-    fn new_caches(&self) -> Vec<KvCache> {
-        self.language_model.new_caches()
+    fn layers(&self) -> usize {
+        self.language_model.layers()
     }
 
     fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array> {

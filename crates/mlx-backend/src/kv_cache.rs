@@ -1,0 +1,134 @@
+//! Keys and values of the tokens already read.
+
+use std::ops::Range;
+
+use mlx_rs::{
+    Array,
+    error::Result as MlxResult,
+    ops::{
+        self,
+        indexing::{TryIndexMutOp, TryIndexOp},
+    },
+};
+
+/// Tokens by which the buffers grow; growing copies, so it must be rare.
+pub(crate) const STEP_TOKENS: i32 = 256;
+
+/// Keys and values of one layer: `[B, K, S, D]`, grown in steps.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KvCache {
+    buffers: Option<(Array, Array)>,
+    offset: i32,
+}
+
+impl KvCache {
+    /// Returns how many tokens are held.
+    pub(crate) fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    /// Appends `[B, K, L, D]` keys and values and returns all, `[B, K, S, D]`.
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array) -> MlxResult<(Array, Array)> {
+        let (start, end) = (self.offset, self.offset + keys.dim(2));
+        let (mut all_keys, mut all_values) = match self.buffers.take() {
+            Some((k, v)) if k.dim(2) >= end => (k, v),
+            held => {
+                let capacity = (end + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS;
+                let (old_k, old_v) = held.unzip();
+                (
+                    grown(old_k.as_ref(), keys, start, capacity)?,
+                    grown(old_v.as_ref(), values, start, capacity)?,
+                )
+            }
+        };
+        all_keys.try_index_mut((.., .., start..end, ..), keys)?;
+        all_values.try_index_mut((.., .., start..end, ..), values)?;
+        self.offset = end;
+        let result =
+            (all_keys.try_index((.., .., ..end, ..))?, all_values.try_index((.., .., ..end, ..))?);
+        self.buffers = Some((all_keys, all_values));
+        Ok(result)
+    }
+
+    /// Returns the tokens of `range` of all layers as one array, `[2 * layers, K, range, D]` with
+    /// the keys of all layers before the values, in memory of its own.
+    pub(crate) fn copy_range(layers: &[Self], range: Range<usize>) -> MlxResult<Array> {
+        let (from, to) = (range.start as i32, range.end as i32);
+        let keys = layers.iter().filter_map(|layer| layer.buffers.as_ref().map(|(k, _)| k));
+        let values = layers.iter().filter_map(|layer| layer.buffers.as_ref().map(|(_, v)| v));
+        let parts: Vec<Array> = keys
+            .chain(values)
+            .map(|buffer| buffer.try_index((.., .., from..to, ..)))
+            .collect::<MlxResult<_>>()?;
+        ops::concatenate(&parts, 0)
+    }
+
+    /// Returns the caches of `layers` layers that hold the tokens of `parts`, which
+    /// [`KvCache::copy_range`] made, one after the other.
+    pub(crate) fn restore(layers: usize, parts: &[Array]) -> MlxResult<Vec<Self>> {
+        if parts.is_empty() {
+            return Ok(vec![Self::default(); layers]);
+        }
+        let all = ops::concatenate(parts, 2)?;
+        let layer = |i: usize| all.try_index((i as i32..i as i32 + 1, .., .., ..));
+        (0..layers)
+            .map(|i| {
+                Ok(Self { buffers: Some((layer(i)?, layer(layers + i)?)), offset: all.dim(2) })
+            })
+            .collect()
+    }
+
+    /// Iterates over the buffers, to evaluate them.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.buffers.iter().flat_map(|(k, v)| [k, v])
+    }
+}
+
+/// Returns a buffer of `capacity` tokens, shaped like `like`, that begins with `used` of `old`.
+fn grown(old: Option<&Array>, like: &Array, used: i32, capacity: i32) -> MlxResult<Array> {
+    let mut shape = like.shape().to_vec();
+    shape[2] = capacity - used;
+    let tail = ops::zeros_dtype(&shape, like.dtype())?;
+    match old {
+        Some(old) if used > 0 => ops::concatenate(&[old.try_index((.., .., ..used, ..))?, tail], 2),
+        _ => Ok(tail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three layers with two heads of four values, all different.
+    fn filled(tokens: i32) -> Vec<KvCache> {
+        let mut layers = vec![KvCache::default(); 3];
+        for (i, layer) in layers.iter_mut().enumerate() {
+            let count = 2 * tokens * 4;
+            let keys: Vec<f32> = (0..count).map(|v| (1000 * i as i32 + v) as f32).collect();
+            let values: Vec<f32> = keys.iter().map(|v| -v).collect();
+            let shape = [1, 2, tokens, 4];
+            let pair = (Array::from_slice(&keys, &shape), Array::from_slice(&values, &shape));
+            layer.update(&pair.0, &pair.1).unwrap();
+        }
+        layers
+    }
+
+    #[test]
+    fn what_is_copied_in_parts_comes_back_whole_and_grows_on() {
+        let mut original = filled(300);
+        let parts: Vec<Array> = [0..64, 64..128, 128..290, 290..300]
+            .map(|range| KvCache::copy_range(&original, range).unwrap())
+            .into();
+        assert_eq!(parts[2].shape(), [6, 2, 162, 4]);
+        let mut restored = KvCache::restore(3, &parts).unwrap();
+        assert_eq!(restored[0].offset(), 300);
+        let next = Array::from_slice(&[7f32; 8], &[1, 2, 1, 4]);
+        for (old, new) in original.iter_mut().zip(&mut restored) {
+            let (old, new) = (old.update(&next, &next).unwrap(), new.update(&next, &next).unwrap());
+            assert_eq!((new.0.shape(), new.1.shape()), (&[1, 2, 301, 4][..], &[1, 2, 301, 4][..]));
+            assert!(old.0.eq_values(&new.0).unwrap());
+            assert!(old.1.eq_values(&new.1).unwrap());
+        }
+        assert_eq!(KvCache::restore(3, &[]).unwrap()[2].offset(), 0);
+    }
+}

@@ -1,0 +1,160 @@
+//! Images of a request: first the header, which says how large they will be, and later the pixels of
+//! those that no cache knows.
+
+use std::{borrow::Cow, fs, io::Read, path::Path, sync::Arc};
+
+use llm_core::Image;
+use perf_monitor::{Counter, Phase, Span};
+use vision_preproc::{Grid, ImageProcessor, Limits, Patches, PixelBudget, RgbImage, RgbView, Size};
+
+use super::Frontend;
+use crate::{
+    Error, ImageError, Result,
+    caches::{Digest, encoded_content, image_key, rgb_content},
+};
+
+/// An image whose header has been read and whose pixels have not.
+#[derive(Debug)]
+pub(super) struct OpenImage<'a> {
+    index: usize,
+    image: &'a Image,
+    /// The image file; empty for pixels.
+    bytes: Cow<'a, [u8]>,
+    content: Digest,
+    pub(super) size: Size,
+}
+
+/// An image of which it is known what it will become.
+#[derive(Debug)]
+pub(crate) struct ImageSource<'a> {
+    open: OpenImage<'a>,
+    budget: PixelBudget,
+    pub(super) key: Digest,
+    pub(super) grid: Grid,
+}
+
+impl OpenImage<'_> {
+    fn error(&self, source: ImageError) -> Error {
+        image_error(self.index, self.image, source)
+    }
+}
+
+impl Frontend {
+    /// Reads the file of an image and its header.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if there is no such file, or it is too large or no image.
+    pub(super) fn open<'a>(&self, index: usize, image: &'a Image) -> Result<OpenImage<'a>> {
+        let open = || -> Result<OpenImage<'a>, ImageError> {
+            self.processor()?;
+            let bytes: Cow<'_, [u8]> = match image {
+                Image::Path(path) => {
+                    let mut span = Span::enter(&*self.recorder, Phase::Fetch);
+                    let bytes = read_image(path, &self.limits)?;
+                    span.units(bytes.len() as u64);
+                    Cow::Owned(bytes)
+                }
+                Image::Encoded(bytes) => Cow::Borrowed(bytes),
+                Image::Rgb8 { .. } => Cow::Borrowed(&[]),
+                other => return Err(ImageError::Kind(format!("{other:?}"))),
+            };
+            let (size, content) = match rgb_view(image)? {
+                Some(view) => (view.size(), rgb_content(view)),
+                None => {
+                    self.limits.check_encoded(bytes.len())?;
+                    (vision_preproc::probe(&bytes)?.size(), encoded_content(&bytes))
+                }
+            };
+            self.limits.check_size(size)?;
+            Ok(OpenImage { index, image, bytes, content, size })
+        };
+        open().map_err(|error| image_error(index, image, error))
+    }
+
+    /// Says what becomes of an image.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if `budget` allows no size for it.
+    pub(super) fn plan<'a>(
+        &self,
+        open: OpenImage<'a>,
+        budget: PixelBudget,
+    ) -> Result<ImageSource<'a>> {
+        let plan = self.processor().and_then(|p| Ok(p.plan(open.size, &budget)?));
+        let plan = plan.map_err(|error| open.error(error))?;
+        let key = image_key(&open.content, &self.model.processor_identity, plan.resized);
+        Ok(ImageSource { open, budget, key, grid: plan.grid })
+    }
+
+    /// Returns the patches of an image, from the cache or from its pixels.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if it cannot be decoded.
+    pub(crate) fn patches(&self, source: &ImageSource<'_>) -> Result<Arc<Patches>> {
+        let cached = self.caches.images.get(&source.key);
+        let hit = cached.is_some();
+        let counter = if hit { Counter::ImageCacheHits } else { Counter::ImageCacheMisses };
+        self.recorder.count(counter, 1);
+        if let Some(patches) = cached {
+            return Ok(patches);
+        }
+        let patches = self.process(source).map_err(|error| source.open.error(error))?;
+        let patches = Arc::new(patches);
+        let bytes = size_of_val(&patches.values[..]) as u64;
+        self.caches.images.insert(source.key, patches.clone(), bytes);
+        Ok(patches)
+    }
+
+    fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
+        let decoded: RgbImage;
+        let view = match rgb_view(source.open.image)? {
+            Some(view) => view,
+            None => {
+                let mut span = Span::enter(&*self.recorder, Phase::DecodeImage);
+                decoded = vision_preproc::decode(&source.open.bytes, &self.limits)?;
+                span.units(decoded.size().pixels());
+                decoded.as_view()
+            }
+        };
+        let mut span = Span::enter(&*self.recorder, Phase::Patchify);
+        let patches = self.processor()?.process(view, &source.budget)?;
+        span.units(patches.grid.patches() as u64);
+        if patches.grid != source.grid {
+            let (header, pixels) = (source.grid, patches.grid);
+            return Err(ImageError::Kind(format!("header says {header:?}, pixels {pixels:?}")));
+        }
+        Ok(patches)
+    }
+
+    fn processor(&self) -> Result<&ImageProcessor, ImageError> {
+        self.model.processor.as_ref().ok_or(ImageError::NoProcessor)
+    }
+}
+
+/// Reads an image file, at most as many bytes as `limits` allows and one, so that the decoder says
+/// that it is too large.
+fn read_image(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
+    if path.is_dir() {
+        return Err(ImageError::Directory);
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limits.max_encoded_bytes + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn rgb_view(image: &Image) -> Result<Option<RgbView<'_>>, ImageError> {
+    match image {
+        Image::Rgb8 { width, height, pixels } => {
+            Ok(Some(RgbView::new(width.get(), height.get(), pixels)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn image_error(index: usize, image: &Image, source: ImageError) -> Error {
+    let name = match image {
+        Image::Path(path) => Some(path.display().to_string()),
+        _ => None,
+    };
+    Error::Image { index: index + 1, name, source }
+}
