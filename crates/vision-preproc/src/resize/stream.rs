@@ -100,13 +100,17 @@ pub(crate) struct Buffers {
 /// `[h, input, 3]` to `[h, output, 3]`.
 struct Across<'a> {
     source: &'a mut dyn RowSource,
-    axis: &'a Horizontal,
+    axis: &'a mut Horizontal,
     batch: &'a mut [u8],
     size: Size,
 }
 
 impl<'a> Across<'a> {
-    fn new(source: &'a mut dyn RowSource, axis: &'a Horizontal, batch: &'a mut Vec<u8>) -> Self {
+    fn new(
+        source: &'a mut dyn RowSource,
+        axis: &'a mut Horizontal,
+        batch: &'a mut Vec<u8>,
+    ) -> Self {
         let Size { width, height } = source.size();
         let len = BATCH_ROWS * width as usize * 3 + Horizontal::SLACK;
         let size = Size { width: axis.axis().output() as u32, height };

@@ -63,7 +63,7 @@ impl Horizontal {
     ///
     /// # Panics
     /// If `src` is shorter or `dst` is of another length.
-    pub(crate) fn rows(&self, src: &[u8], rows: usize, dst: &mut [u8]) {
+    pub(crate) fn rows(&mut self, src: &[u8], rows: usize, dst: &mut [u8]) {
         let (from, to) = (self.axis.input() * 3, self.axis.output() * 3);
         assert!(src.len() >= rows * from, "{rows} rows of {from} bytes in {}", src.len());
         assert_eq!(dst.len(), rows * to, "{rows} resized rows of {to} bytes");
@@ -75,7 +75,7 @@ impl Horizontal {
             }
             // SAFETY: the level says that the instructions are there.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { avx512::rows(&self.axis, &self.avx512, src, dst) },
+            Kind::Avx512 => unsafe { avx512::rows(&self.axis, &mut self.avx512, src, dst) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::rows(&self.axis, &self.avx2, src, dst) },
