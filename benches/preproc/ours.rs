@@ -8,7 +8,7 @@ use crate::Result;
 use crate::job::Job;
 use crate::worker::Peer;
 
-/// `decode`, then `Letterbox` or `ImageProcessor`, as a caller with one image writes it.
+/// `Letterbox`, or `decode` and `ImageProcessor`, as a caller with one image writes it.
 #[derive(Default)]
 pub(crate) struct Ours {
     values: Vec<f32>,
@@ -18,8 +18,10 @@ impl Peer for Ours {
     fn run(&mut self, job: Job, image: &[u8]) -> Result<&[f32]> {
         self.values = match job {
             Job::Letterbox { side } => {
-                let image = decode(image, &Limits::default())?;
-                letterbox(side)?.process(image.as_view())?
+                let letterbox = letterbox(side)?;
+                let mut values = vec![0.0; letterbox.value_count()];
+                letterbox.decode_into(image, &Limits::default(), &mut values)?;
+                values
             }
             Job::Qwen { max_pixels } => {
                 let image = decode(image, &Limits::default())?;

@@ -4,9 +4,16 @@
 //! f32 by itself: fused or reordered operations are quicker to write and differ in the last bit from what models were
 //! trained on. Background and picture go through the same arithmetic, so a black border is what a black pixel is.
 
+use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
+use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
+use crate::kernels::Level;
 use crate::normalize::Table;
-use crate::{Error, Filter, PassOrder, Rescale, RgbImage, RgbView, Size, resize};
+use crate::resize::{Buffers, Passes};
+use crate::{Error, Filter, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, probe, resize};
+
+/// Rows that are taken from the resize at a time.
+const BATCH_ROWS: usize = 16;
 
 /// Where the channels of a pixel lie in the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -65,7 +72,7 @@ impl Default for LetterboxOptions {
 /// let canvas = Size { width: 448, height: 448 };
 /// let letterbox = Letterbox::new(canvas, LetterboxOptions { mean: [0.5; 3], std: [0.5; 3], ..Default::default() })?;
 /// let image = RgbImage::new(640, 480, vec![255; 640 * 480 * 3])?;
-/// let values = letterbox.process(image.as_view())?;
+/// let values = letterbox.process(image.as_view());
 /// assert_eq!(values.len(), 3 * 448 * 448);
 /// assert_eq!((values[0], values[224 * 448]), (-1.0, 1.0));
 /// # Ok::<(), vision_preproc::Error>(())
@@ -117,13 +124,12 @@ impl Letterbox {
     }
 
     /// The picture on the canvas as bytes, `[canvas.height, canvas.width, 3]`; equal to `PIL.ImageOps.pad`.
-    ///
-    /// # Errors
-    /// As for [`resize`](crate::resize()).
-    pub fn image(&self, image: RgbView<'_>) -> Result<RgbImage, Error> {
+    pub fn image(&self, image: RgbView<'_>) -> RgbImage {
         let placement = self.placement(image.size());
-        let scaled = self.scaled(image, placement)?;
-        let mut pixels = self.options.color.repeat(self.value_count() / 3);
+        let LetterboxOptions { filter, pass_order, color, .. } = self.options;
+        let scaled = resize(image, placement.size, filter, pass_order);
+        let scaled = scaled.expect("a placed picture has at least one pixel");
+        let mut pixels = color.repeat(self.value_count() / 3);
         let (stride, left) = (self.canvas.width as usize * 3, placement.left as usize * 3);
         let rows = pixels.chunks_exact_mut(stride).skip(placement.top as usize);
         for (row, y) in rows.zip(0..placement.size.height as usize) {
@@ -131,89 +137,140 @@ impl Letterbox {
             row[left..left + source.len()].copy_from_slice(source);
         }
         RgbImage::new(self.canvas.width, self.canvas.height, pixels)
+            .expect("the buffer was made for this canvas")
     }
 
     /// The picture on the canvas as floats: `[3, h, w]` or `[h, w, 3]`, as the options say.
-    ///
-    /// # Errors
-    /// As for [`resize`](crate::resize()).
-    pub fn process(&self, image: RgbView<'_>) -> Result<Vec<f32>, Error> {
+    pub fn process(&self, image: RgbView<'_>) -> Vec<f32> {
         let mut values = vec![0.0; self.value_count()];
-        self.process_into(image, &mut values)?;
-        Ok(values)
+        self.process_into(image, &mut values).expect("the buffer was made for this canvas");
+        values
     }
 
     /// As [`Letterbox::process`], into a buffer of the caller, every value of which is written; returns where the
     /// picture lies.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `dst` does not hold [`value_count`](Self::value_count) values; otherwise as for
-    /// [`resize`](crate::resize()).
+    /// [`Error::Shape`] if `dst` does not hold [`value_count`](Self::value_count) values.
     pub fn process_into(&self, image: RgbView<'_>, dst: &mut [f32]) -> Result<Placement, Error> {
-        if dst.len() != self.value_count() {
-            return Err(Error::Shape {
-                expected: format!("a buffer of {} values for {}", self.value_count(), self.canvas),
-                found: format!("{} values", dst.len()),
-            });
-        }
+        self.check_buffer(dst)?;
         let placement = self.placement(image.size());
-        let scaled = self.scaled(image, placement)?;
-        match self.options.channels {
-            ChannelOrder::Chw => self.write_planes(scaled.as_view(), placement, dst),
-            ChannelOrder::Hwc => self.write_pixels(scaled.as_view(), placement, dst),
-        }
+        let mut rows = Whole::new(image.size(), image.pixels());
+        let written = self.run(&mut rows, Orientation::Upright, image.size(), placement, dst);
+        written.expect("rows in memory have no error");
         Ok(placement)
     }
 
-    fn scaled(&self, image: RgbView<'_>, placement: Placement) -> Result<RgbImage, Error> {
-        resize(image, placement.size, self.options.filter, self.options.pass_order)
+    /// Decodes an image and puts it on the canvas without holding it as a whole; equal to [`decode`](crate::decode())
+    /// and [`process_into`](Self::process_into).
+    ///
+    /// # Errors
+    /// As for [`decode`](crate::decode()) and [`process_into`](Self::process_into). What `dst` holds after an error is
+    /// not defined.
+    pub fn decode_into(
+        &self,
+        bytes: &[u8],
+        limits: &Limits,
+        dst: &mut [f32],
+    ) -> Result<Placement, Error> {
+        self.check_buffer(dst)?;
+        limits.check_encoded(bytes.len())?;
+        let info = probe(bytes)?;
+        limits.check_size(info.size())?;
+        let placement = self.placement(info.size());
+        let written = Rows::open(bytes, info.format).and_then(|mut rows| {
+            self.run(&mut rows, info.orientation, info.size(), placement, dst)
+        });
+        written.map_err(|reason| Error::decode(info.format, reason))?;
+        Ok(placement)
     }
 
-    /// Fills `dst`, `[3, h, w]`.
-    fn write_planes(&self, scaled: RgbView<'_>, placement: Placement, dst: &mut [f32]) {
-        let (width, plane_len) = (self.canvas.width as usize, self.value_count() / 3);
-        let (left, top) = (placement.left as usize, placement.top as usize);
+    fn check_buffer(&self, dst: &[f32]) -> Result<(), Error> {
+        if dst.len() == self.value_count() {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            expected: format!("a buffer of {} values for {}", self.value_count(), self.canvas),
+            found: format!("{} values", dst.len()),
+        })
+    }
+
+    /// Resizes the rows of an image that is of `size` once it is upright, and writes all of `dst`.
+    fn run(
+        &self,
+        rows: &mut dyn RowSource,
+        orientation: Orientation,
+        size: Size,
+        placement: Placement,
+        dst: &mut [f32],
+    ) -> Result<(), Reason> {
+        let LetterboxOptions { filter, pass_order, .. } = self.options;
+        let passes = Passes::new(size, placement.size, filter, pass_order, orientation);
+        passes.run(rows, Level::detect(), &mut Buffers::default(), |rows| {
+            if orientation == Orientation::Upright {
+                return self.write(rows, placement, dst);
+            }
+            // What is turned is no larger than the canvas.
+            let upright = orient::turned(collect(rows)?.as_view(), orientation);
+            self.write(&mut Whole::new(upright.size(), upright.pixels()), placement, dst)
+        })
+    }
+
+    /// Writes background, rows, and background again.
+    fn write(
+        &self,
+        rows: &mut dyn RowSource,
+        placement: Placement,
+        dst: &mut [f32],
+    ) -> Result<(), Reason> {
+        let stride = placement.size.width as usize * 3;
+        let top = placement.top as usize;
         let below = top + placement.size.height as usize;
-        for (channel, plane) in dst.chunks_exact_mut(plane_len).enumerate() {
-            let background = self.table.value(channel, self.options.color[channel]);
-            for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-                if !(top..below).contains(&y) {
-                    row.fill(background);
-                    continue;
-                }
-                let source = scaled.row(y - top).as_chunks::<3>().0;
-                let (before, rest) = row.split_at_mut(left);
-                let (picture, after) = rest.split_at_mut(source.len());
-                before.fill(background);
-                after.fill(background);
-                for (value, pixel) in picture.iter_mut().zip(source) {
-                    *value = self.table.value(channel, pixel[channel]);
+        (0..top).chain(below..self.canvas.height as usize).for_each(|y| {
+            self.write_row(&[], self.canvas.width as usize, y, dst);
+        });
+        let mut batch = vec![0; stride * BATCH_ROWS.min(placement.size.height as usize)];
+        let mut y = top;
+        while y < below {
+            match rows.read(&mut batch)? {
+                0 => return Err("the file has fewer rows than its header says".into()),
+                count => {
+                    for row in batch.chunks_exact(stride).take(count) {
+                        self.write_row(row, placement.left as usize, y, dst);
+                        y += 1;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
-    /// Fills `dst`, `[h, w, 3]`.
-    fn write_pixels(&self, scaled: RgbView<'_>, placement: Placement, dst: &mut [f32]) {
-        let normalised = |pixel: [u8; 3]| -> [f32; 3] {
-            std::array::from_fn(|channel| self.table.value(channel, pixel[channel]))
-        };
-        let background = normalised(self.options.color);
-        let (left, top) = (placement.left as usize, placement.top as usize);
-        let below = top + placement.size.height as usize;
-        for (y, row) in dst.chunks_exact_mut(self.canvas.width as usize * 3).enumerate() {
-            let row = row.as_chunks_mut::<3>().0;
-            if !(top..below).contains(&y) {
-                row.fill(background);
-                continue;
+    /// Row `y` of the canvas: background, `pixels` from column `left` on, background.
+    fn write_row(&self, pixels: &[u8], left: usize, y: usize, dst: &mut [f32]) {
+        let pixels = pixels.as_chunks::<3>().0;
+        let (width, right) = (self.canvas.width as usize, left + pixels.len());
+        let background: [f32; 3] =
+            std::array::from_fn(|channel| self.table.value(channel, self.options.color[channel]));
+        match self.options.channels {
+            ChannelOrder::Chw => {
+                for (channel, plane) in dst.chunks_exact_mut(self.value_count() / 3).enumerate() {
+                    let row = &mut plane[y * width..(y + 1) * width];
+                    row[..left].fill(background[channel]);
+                    row[right..].fill(background[channel]);
+                    for (value, pixel) in row[left..right].iter_mut().zip(pixels) {
+                        *value = self.table.value(channel, pixel[channel]);
+                    }
+                }
             }
-            let source = scaled.row(y - top).as_chunks::<3>().0;
-            let (before, rest) = row.split_at_mut(left);
-            let (picture, after) = rest.split_at_mut(source.len());
-            before.fill(background);
-            after.fill(background);
-            for (value, &pixel) in picture.iter_mut().zip(source) {
-                *value = normalised(pixel);
+            ChannelOrder::Hwc => {
+                let row = &mut dst[y * width * 3..(y + 1) * width * 3];
+                let row = row.as_chunks_mut::<3>().0;
+                row[..left].fill(background);
+                row[right..].fill(background);
+                for (value, pixel) in row[left..right].iter_mut().zip(pixels) {
+                    *value =
+                        std::array::from_fn(|channel| self.table.value(channel, pixel[channel]));
+                }
             }
         }
     }
@@ -256,7 +313,7 @@ mod tests {
         // One column is left, and half of it is rounded to even.
         let placement = chw.placement(image.size());
         assert_eq!((placement.left, placement.top), (0, 1));
-        let bytes = chw.image(image.as_view()).unwrap();
+        let bytes = chw.image(image.as_view());
         let hwc = LetterboxOptions { channels: ChannelOrder::Hwc, ..options };
         let hwc = Letterbox::new(CANVAS, hwc).unwrap();
         let mut values = [vec![f32::NAN; 45], vec![f32::NAN; 45]];

@@ -20,9 +20,12 @@ fn sum_of_values(values: &[f32]) -> String {
     sum(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
 }
 
-fn photo(file: &str) -> RgbImage {
+/// The bytes of a photograph and its upright pixels.
+fn photo(file: &str) -> (Vec<u8>, RgbImage) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/preproc/photos");
-    decode(&std::fs::read(folder.join(file)).unwrap(), &Limits::default()).unwrap()
+    let bytes = std::fs::read(folder.join(file)).unwrap();
+    let image = decode(&bytes, &Limits::default()).unwrap();
+    (bytes, image)
 }
 
 fn three<T>(list: &Value, item: impl Fn(&Value) -> T) -> [T; 3] {
@@ -58,7 +61,8 @@ fn photographs_equal_pillow_and_numpy() {
         if current.as_ref().is_none_or(|(name, _)| name != file) {
             current = Some((file.to_owned(), photo(file)));
         }
-        let image = current.as_ref().unwrap().1.as_view();
+        let (_, (encoded, image)) = current.as_ref().unwrap();
+        let image = image.as_view();
         let side = |at: usize| case["canvas"][at].as_u64().unwrap() as u32;
         let canvas = Size { width: side(0), height: side(1) };
         for (pass_order, key) in
@@ -69,14 +73,18 @@ fn photographs_equal_pillow_and_numpy() {
             let chw = Letterbox::new(canvas, options).unwrap();
             let hwc = LetterboxOptions { channels: ChannelOrder::Hwc, ..options };
             let hwc = Letterbox::new(canvas, hwc).unwrap();
-            let rgb = chw.image(image).unwrap();
+            let rgb = chw.image(image);
             assert_eq!(sum(rgb.pixels()), expected["rgb"], "{key}, bytes of {case}");
             // The caller's buffer holds something else before, as it does when it is used again.
             let mut values = vec![f32::NAN; chw.value_count()];
             chw.process_into(image, &mut values).unwrap();
             assert_eq!(sum_of_values(&values), expected["chw"], "{key}, CHW of {case}");
-            let values = hwc.process(image).unwrap();
+            let mut values = hwc.process(image);
             assert_eq!(sum_of_values(&values), expected["hwc"], "{key}, HWC of {case}");
+            values.fill(f32::NAN);
+            let placement = hwc.decode_into(encoded, &Limits::default(), &mut values).unwrap();
+            assert_eq!(placement, hwc.placement(image.size()), "{key}, {case}");
+            assert_eq!(sum_of_values(&values), expected["hwc"], "{key}, from the file, {case}");
         }
     }
 }

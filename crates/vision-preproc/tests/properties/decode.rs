@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use vision_preproc::{Error, Limits, decode, probe};
+use vision_preproc::{Error, Letterbox, LetterboxOptions, Limits, RgbImage, Size, decode, probe};
 
 use crate::cases;
 
@@ -80,7 +80,9 @@ fn changed(file: &[u8], changes: &[Change]) -> Vec<u8> {
 fn check(bytes: &[u8]) {
     // Changed headers ask for any size; what is within the limits is decoded.
     let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
-    match (probe(bytes), decode(bytes, &limits)) {
+    let decoded = decode(bytes, &limits);
+    check_letterbox(bytes, &limits, &decoded);
+    match (probe(bytes), decoded) {
         (Ok(info), Ok(image)) => {
             assert_eq!(info.size(), image.size());
             limits.check_size(image.size()).unwrap();
@@ -89,6 +91,18 @@ fn check(bytes: &[u8]) {
         (Ok(info), Err(Error::Decode { format, .. })) => assert_eq!(format, info.format),
         (Err(probed), Err(decoded)) => assert_eq!(probed.to_string(), decoded.to_string()),
         (probed, decoded) => panic!("probe gave {probed:?}, decode {decoded:?}"),
+    }
+}
+
+/// The way without a whole frame accepts the same files, and makes the same of them.
+fn check_letterbox(bytes: &[u8], limits: &Limits, decoded: &Result<RgbImage, Error>) {
+    let canvas = Size { width: 20, height: 30 };
+    let letterbox = Letterbox::new(canvas, LetterboxOptions::default()).unwrap();
+    let mut values = vec![f32::NAN; letterbox.value_count()];
+    match (decoded, letterbox.decode_into(bytes, limits, &mut values)) {
+        (Ok(image), Ok(_)) => assert!(letterbox.process(image.as_view()) == values),
+        (Err(decoded), Err(streamed)) => assert_eq!(decoded.to_string(), streamed.to_string()),
+        (decoded, streamed) => panic!("decode gave {decoded:?}, decode_into {streamed:?}"),
     }
 }
 
