@@ -7,6 +7,7 @@
 //! | features | key of the image, model | output of the tower | on the MLX thread |
 //! | prefixes | tokens and keys of images, model | keys and values of the decoder | on the MLX thread |
 //! | models | files of the checkpoint, options | weights, tokenizer, template | with its leases |
+//! | disk | as features and prefixes | the same | in files, if asked for |
 //!
 //! A key is a hash of everything that the value depends on (see `digest.rs`), never a path or a
 //! name: a file that is replaced, an image of the same size and an edited turn are other keys.
@@ -15,6 +16,7 @@ mod byte_cache;
 mod counters;
 mod device;
 mod digest;
+mod disk;
 mod identity;
 mod models;
 mod prefix_tree;
@@ -34,8 +36,8 @@ use perf_monitor::Shrink;
 use serde::Serialize;
 use vision_preproc::Patches;
 
-pub use self::counters::CacheStats;
-use self::{byte_cache::ByteCache, counters::Counters};
+use self::{byte_cache::ByteCache, counters::Counters, disk::DiskTier};
+pub use self::{counters::CacheStats, disk::DiskCache};
 pub(crate) use self::{
     device::DeviceCaches,
     digest::Digest,
@@ -63,6 +65,8 @@ pub struct CacheLimits {
     pub model_bytes: u64,
     /// How long a model that nobody uses is kept; `None` keeps it until its place is needed.
     pub keep_alive: Option<Duration>,
+    /// Where features and prefixes are kept beyond the process; `None` keeps them nowhere.
+    pub disk: Option<DiskCache>,
 }
 
 impl Default for CacheLimits {
@@ -76,6 +80,7 @@ impl Default for CacheLimits {
             models: 3,
             model_bytes: u64::MAX,
             keep_alive: Some(Duration::from_secs(300)),
+            disk: None,
         }
     }
 }
@@ -91,6 +96,7 @@ impl CacheLimits {
             models: 0,
             model_bytes: 0,
             keep_alive: Some(Duration::ZERO),
+            disk: None,
         }
     }
 }
@@ -107,6 +113,8 @@ pub struct CacheReport {
     pub prefixes: CacheStats,
     /// Models.
     pub models: CacheStats,
+    /// Features and prefixes in files; a lookup is one file.
+    pub disk: CacheStats,
 }
 
 /// The caches of one or several providers, to be shared by reference.
@@ -126,12 +134,26 @@ pub struct Caches {
     features: Arc<Counters>,
     prefixes: Arc<Counters>,
     pub(crate) models: Arc<ModelCache>,
+    disk: Option<Arc<DiskTier>>,
 }
 
 impl Caches {
-    /// Returns empty caches.
+    /// Returns caches that are empty, but for what is on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the folder of [`CacheLimits::disk`] cannot be made.
+    pub fn open(limits: CacheLimits) -> Result<Arc<Self>> {
+        let disk = limits.disk.as_ref().map(DiskTier::open).transpose()?;
+        Ok(Self::with(limits, disk.map(Arc::new)))
+    }
+
+    /// Returns empty caches in memory; [`CacheLimits::disk`] is left aside.
     #[must_use]
     pub fn new(limits: CacheLimits) -> Arc<Self> {
+        Self::with(CacheLimits { disk: None, ..limits }, None)
+    }
+
+    fn with(limits: CacheLimits, disk: Option<Arc<DiskTier>>) -> Arc<Self> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let caches = Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -139,6 +161,7 @@ impl Caches {
             features: Arc::default(),
             prefixes: Arc::default(),
             models: Arc::new(ModelCache::new(&limits)),
+            disk,
             limits,
         });
         memory::tracker().register(&caches);
@@ -167,10 +190,18 @@ impl Caches {
             features: self.features.stats(self.limits.feature_bytes),
             prefixes: self.prefixes.stats(self.limits.prefix_bytes),
             models: self.models.stats(),
+            disk: self.disk.as_ref().map(|disk| disk.stats()).unwrap_or_default(),
         }
     }
 
-    /// Drops everything that nobody uses; waits for the MLX thread's current step.
+    /// Waits until everything meant for the disk is there.
+    pub fn flush(&self) {
+        if let Some(disk) = &self.disk {
+            disk.flush();
+        }
+    }
+
+    /// Drops everything in memory that nobody uses; waits for the MLX thread's current step.
     ///
     /// # Errors
     /// If the MLX thread is gone.
@@ -190,7 +221,8 @@ impl Caches {
 
     /// Returns the part of these caches that lives on the MLX thread, empty.
     pub(crate) fn new_device_caches(&self) -> DeviceCaches {
-        DeviceCaches::new(&self.limits, self.features.clone(), self.prefixes.clone())
+        let counters = [self.features.clone(), self.prefixes.clone()];
+        DeviceCaches::new(&self.limits, counters, self.disk.clone())
     }
 }
 

@@ -276,7 +276,10 @@ impl Generation {
         span.units(rows as u64);
         drop(span);
         let key = self.job.prompt.images[index].key;
-        self.caches.borrow_mut().keep_features(&self.job.model, &key, &encoded);
+        self.caches
+            .borrow()
+            .keep_features(&self.job.model, &key, &encoded)
+            .map_err(|e| mlx_error("feature cache", &e))?;
         for (image, (needed, known)) in self.job.prompt.images.iter().zip(&mut images.features) {
             if *needed && image.key == key {
                 *known = Some(encoded.clone());

@@ -36,7 +36,7 @@ mod tokenizer;
 mod weights;
 
 pub use crate::{
-    caches::{CacheLimits, CacheReport, CacheStats, Caches},
+    caches::{CacheLimits, CacheReport, CacheStats, Caches, DiskCache},
     convert::{ConvertProgress, convert},
     device::{DeviceInfo, device_info},
     engine::LoadProgress,

@@ -2,13 +2,18 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
-use mlx_rs::{Array, error::Result as MlxResult};
+use mlx_rs::{
+    Array,
+    error::{Exception, Result as MlxResult},
+    ops::indexing::TryIndexOp,
+};
 
 use super::{
     ByteCache, CacheLimits, Caches,
     counters::Counters,
     digest::Digest,
-    prefix_tree::{PrefixTree, Unit},
+    disk::DiskTier,
+    prefix_tree::{BLOCK, PrefixTree, Unit},
 };
 use crate::kv_cache::KvCache;
 
@@ -18,6 +23,7 @@ pub(crate) struct DeviceCaches {
     features: ByteCache<Array>,
     prefixes: PrefixTree<Array>,
     keeps_prefixes: bool,
+    disk: Option<Arc<DiskTier>>,
 }
 
 thread_local! {
@@ -52,24 +58,37 @@ impl DeviceCaches {
 
     pub(crate) fn new(
         limits: &CacheLimits,
-        features: Arc<Counters>,
-        prefixes: Arc<Counters>,
+        [features, prefixes]: [Arc<Counters>; 2],
+        disk: Option<Arc<DiskTier>>,
     ) -> Self {
         Self {
             features: ByteCache::new(limits.feature_bytes, features),
             prefixes: PrefixTree::new(limits.prefix_bytes, prefixes),
             keeps_prefixes: limits.prefix_bytes > 0,
+            disk,
         }
     }
 
     /// Returns the features of `image` by `model`.
     pub(crate) fn features(&self, model: &Digest, image: &Digest) -> Option<Array> {
-        self.features.get(&feature_key(model, image))
+        let key = feature_key(model, image);
+        let found = self.features.get(&key);
+        found.or_else(|| {
+            let features = self.disk.as_ref()?.get(&key)?;
+            self.features.insert(key, features.clone(), features.nbytes() as u64);
+            Some(features)
+        })
     }
 
-    pub(crate) fn keep_features(&self, model: &Digest, image: &Digest, features: &Array) {
-        let bytes = features.nbytes() as u64;
-        self.features.insert(feature_key(model, image), features.clone(), bytes);
+    pub(crate) fn keep_features(
+        &self,
+        model: &Digest,
+        image: &Digest,
+        features: &Array,
+    ) -> MlxResult<()> {
+        let key = feature_key(model, image);
+        self.features.insert(key, features.clone(), features.nbytes() as u64);
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.put(key, features))
     }
 
     /// Returns the caches of `layers` layers that hold the longest beginning of `units` that
@@ -84,8 +103,9 @@ impl DeviceCaches {
         if !self.keeps_prefixes {
             return Ok((KvCache::restore(layers, &[])?, 0));
         }
-        use mlx_rs::ops::indexing::TryIndexOp;
-        let blocks = self.prefixes.find(model, &units[..units.len().saturating_sub(1)]);
+        let wanted = &units[..units.len().saturating_sub(1)];
+        self.fetch_from_disk(model, wanted)?;
+        let blocks = self.prefixes.find(model, wanted);
         let length = blocks.iter().map(|(_, used)| used).sum();
         let parts: Vec<Array> = blocks
             .iter()
@@ -95,6 +115,28 @@ impl DeviceCaches {
             })
             .collect::<MlxResult<_>>()?;
         Ok((KvCache::restore(layers, &parts)?, length))
+    }
+
+    /// Brings the whole blocks of `units` that only the disk has into the tree.
+    fn fetch_from_disk(&mut self, model: &Digest, units: &[Unit]) -> MlxResult<()> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let mut fetched = self.prefixes.whole_blocks(model, units);
+        let mut arrays = HashMap::new();
+        for key in block_keys(model, units).skip(fetched) {
+            let Some(array) = disk.get(&key) else { break };
+            arrays.insert(fetched * BLOCK, array);
+            fetched += 1;
+        }
+        if arrays.is_empty() {
+            return Ok(());
+        }
+        self.prefixes.insert(model, &units[..fetched * BLOCK], |range| {
+            // Blocks that were there at the count are there still.
+            let missing = || Exception::custom("a block left the cache while others came");
+            let array = arrays.remove(&range.start).ok_or_else(missing)?;
+            let bytes = array.nbytes() as u64;
+            Ok((array, bytes))
+        })
     }
 
     /// Keeps what `layers` hold, the keys and values of `units`.
@@ -107,14 +149,36 @@ impl DeviceCaches {
         if !self.keeps_prefixes {
             return Ok(());
         }
-        self.prefixes.insert(model, units, |range| {
-            let block = KvCache::copy_range(layers, range)?;
+        let mut new = Vec::new();
+        let kept: MlxResult<()> = self.prefixes.insert(model, units, |range| {
+            let block = KvCache::copy_range(layers, range.clone())?;
             // Without this, it would keep the buffers that it is a copy of.
             block.eval()?;
+            if range.len() == BLOCK && self.disk.is_some() {
+                new.push((range.start / BLOCK, block.clone()));
+            }
             let bytes = block.nbytes() as u64;
             Ok((block, bytes))
-        })
+        });
+        kept?;
+        if let Some(disk) = self.disk.as_ref().filter(|_| !new.is_empty()) {
+            let keys: Vec<Digest> = block_keys(model, units).collect();
+            for (index, block) in new {
+                disk.put(keys[index], &block)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Returns the key of each whole block, which hashes it and all before it.
+fn block_keys<'a>(model: &Digest, units: &'a [Unit]) -> impl Iterator<Item = Digest> + use<'a> {
+    let mut above = Digest::of("first block", &[model.bytes()]);
+    units.chunks_exact(BLOCK).map(move |block| {
+        let block: Vec<u8> = block.iter().flat_map(|unit| unit.to_bytes()).collect();
+        above = Digest::of("block", &[above.bytes(), &block]);
+        above
+    })
 }
 
 fn feature_key(model: &Digest, image: &Digest) -> Digest {

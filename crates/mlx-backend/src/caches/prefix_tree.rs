@@ -30,6 +30,18 @@ pub(crate) enum Unit {
     Feature { image: Digest, index: u32 },
 }
 
+impl Unit {
+    /// Returns bytes that differ for units that differ.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Token(id) => [&[0][..], &id.to_le_bytes()].concat(),
+            Self::Feature { image, index } => {
+                [&[1][..], image.bytes(), &index.to_le_bytes()].concat()
+            }
+        }
+    }
+}
+
 type NodeId = usize;
 
 #[derive(Debug)]
@@ -97,6 +109,20 @@ impl<V: Clone> PrefixTree<V> {
         }
         self.counters.lookup(!found.is_empty());
         found
+    }
+
+    /// Returns how many whole blocks from the first of `units` on are here; counts and touches
+    /// nothing.
+    pub(crate) fn whole_blocks(&self, model: &Digest, units: &[Unit]) -> usize {
+        let mut node = NO_NODE;
+        for (count, block) in units.chunks_exact(BLOCK).enumerate() {
+            let same = |&&child: &&NodeId| self.node(child).units == block;
+            match self.children(model, node).iter().find(same) {
+                Some(&child) => node = child,
+                None => return count,
+            }
+        }
+        units.len() / BLOCK
     }
 
     /// Adds what is new of `units`; `make` returns the value and the bytes of a range of them.

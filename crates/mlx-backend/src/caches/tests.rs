@@ -15,8 +15,8 @@ use perf_monitor::NullRecorder;
 use vision_preproc::{ImageProcessor, Limits, Patches, PixelBudget, RgbImage};
 
 use super::{
-    CacheLimits, CacheReport, Caches, DeviceCaches, Digest, image_key, processor_identity,
-    rgb_content,
+    CacheLimits, CacheReport, Caches, DeviceCaches, Digest, DiskCache, image_key,
+    processor_identity, rgb_content,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -87,7 +87,7 @@ impl Bench {
             dtype: Some(mlx_rs::Dtype::Float32),
             progress: Arc::new(|_, _| {}),
         });
-        let caches = Caches::new(limits);
+        let caches = Caches::open(limits).unwrap();
         Self {
             model: Rc::from(model.unwrap()),
             processor: image_processor(&checkpoint).unwrap().unwrap(),
@@ -266,4 +266,34 @@ fn a_tight_limit_costs_time_and_no_correctness() {
     let report = bench.report();
     assert!(report.prefixes.evictions > 10, "{report:?}");
     assert!(report.features.evictions > 3, "{report:?}");
+}
+
+#[test]
+fn another_process_takes_up_from_disk_what_this_one_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = |limit_bytes| CacheLimits {
+        disk: Some(DiskCache { dir: dir.path().to_owned(), limit_bytes }),
+        ..CacheLimits::default()
+    };
+    let (a, question) = (image("a_220x150.png"), text(0..90));
+    let prompt = [text(0..20), a.clone(), question.clone()];
+    let first = Bench::new(disk(1 << 30));
+    assert_eq!(first.check("first", &prompt), (0, 1));
+    first.caches.flush();
+    // Two blocks of 64, and the image lies in the first.
+    let second = Bench::new(disk(1 << 30));
+    assert_eq!(second.check("from disk", &prompt), (128, 0));
+    assert_eq!(second.check("from memory", &prompt), (149, 0));
+    let other = [text(1..20), a, question.clone()];
+    assert_eq!(second.check("features alone", &other), (0, 0));
+    let flipped = [text(0..20), mirrored(image("a_220x150.png")), question];
+    assert_eq!(second.check("another image", &flipped), (20, 1));
+    let report = second.report();
+    // Two blocks, the features, and a lookup in vain for each prompt that goes on.
+    assert_eq!(report.disk.hits, 3);
+    // A damaged folder costs a miss.
+    for file in std::fs::read_dir(dir.path().join("v1")).unwrap() {
+        std::fs::write(file.unwrap().path(), b"damaged").unwrap();
+    }
+    assert_eq!(Bench::new(disk(1 << 30)).check("damaged", &prompt), (0, 1));
 }
