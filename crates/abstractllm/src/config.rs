@@ -17,7 +17,13 @@ use serde::{Deserialize, Deserializer, de};
 /// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
 /// | `prefill_step_tokens` | prompt tokens read at a time |
 /// | `offline` | `true` never goes to the network |
+/// | `image_cache`, `feature_cache`, `prefix_cache`, `model_cache` | sizes such as `512MiB`; `0` switches one off |
+/// | `models` | most models kept, 3 by default |
+/// | `keep_alive` | seconds that a model is kept after its last use, 300 by default, or `forever` |
+/// | `cache_dir`, `cache_dir_size` | a folder for features and prefixes, and its size, `10GiB` by default |
 /// | every field of [`GenerateParams`](crate::GenerateParams) | what is used where a request does not say; `stop` is one text or a JSON list of texts |
+///
+/// Any key about caches gives the provider caches of its own; otherwise it shares those of the process.
 ///
 /// It deserialises from a flat map whose values are texts, numbers, booleans or lists of texts:
 ///

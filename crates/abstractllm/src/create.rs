@@ -1,5 +1,8 @@
 //! A provider by its name.
 
+#[cfg(feature = "mlx")]
+use std::time::Duration;
+
 use llm_core::{Error, ErrorKind, Provider, Result};
 
 #[cfg(feature = "mlx")]
@@ -98,12 +101,62 @@ fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> 
         }
         options.prefill_step_tokens = tokens;
     }
+    let limits = cache_limits(&mut reader)?;
     options.defaults = reader.params()?;
     reader.finish()?;
+    // After every text was found good: this makes a folder.
+    if let Some(limits) = limits {
+        options.caches = mlx_backend::Caches::open(limits)?;
+    }
     let model = model.ok_or_else(|| {
         invalid("missing key `model`: expected `tiny-vl`, a folder, or `organisation/model`")
     })?;
     Ok((model, options))
+}
+
+/// Returns the limits of caches of its own, if any key about caches is there.
+#[cfg(feature = "mlx")]
+fn cache_limits(reader: &mut Reader) -> Result<Option<mlx_backend::CacheLimits>> {
+    use mlx_backend::{ByteSize, CacheLimits, DiskCache};
+
+    const SIZE: &str = "a size such as 512MiB or 0";
+    let mut limits = CacheLimits::default();
+    let sizes = [
+        ("image_cache", &mut limits.image_bytes),
+        ("feature_cache", &mut limits.feature_bytes),
+        ("prefix_cache", &mut limits.prefix_bytes),
+        ("model_cache", &mut limits.model_bytes),
+    ];
+    let mut any = false;
+    for (key, limit) in sizes {
+        if let Some(ByteSize(bytes)) = reader.value(key, SIZE)? {
+            (any, *limit) = (true, bytes);
+        }
+    }
+    if let Some(models) = reader.value("models", "a whole number of at least 0")? {
+        (any, limits.models) = (true, models);
+    }
+    if let Some(text) = reader.text("keep_alive") {
+        let seconds = || text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+        any = true;
+        limits.keep_alive = match text.as_str() {
+            "forever" => None,
+            _ => Some(seconds().ok_or_else(|| {
+                unexpected("keep_alive", "a number of seconds or forever", &text)
+            })?),
+        };
+    }
+    let size = reader.value("cache_dir_size", SIZE)?;
+    if let Some(dir) = reader.text("cache_dir") {
+        let mut disk = DiskCache::new(dir);
+        if let Some(ByteSize(bytes)) = size {
+            disk.limit_bytes = bytes;
+        }
+        (any, limits.disk) = (true, Some(disk));
+    } else if size.is_some() {
+        return Err(invalid("`cache_dir_size` needs `cache_dir`"));
+    }
+    Ok(any.then_some(limits))
 }
 
 #[cfg(all(test, feature = "mlx"))]
@@ -148,6 +201,30 @@ mod tests {
     }
 
     #[test]
+    fn a_key_about_caches_makes_caches_of_its_own() {
+        let shared = options(&[]).unwrap().caches;
+        assert!(std::sync::Arc::ptr_eq(&shared, &options(&[]).unwrap().caches));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep");
+        let own = options(&[
+            ("prefix_cache", "2GiB"),
+            ("image_cache", "0"),
+            ("models", "1"),
+            ("keep_alive", "1.5"),
+            ("cache_dir", path.to_str().unwrap()),
+        ])
+        .unwrap()
+        .caches;
+        let limits = own.limits();
+        assert_eq!((limits.prefix_bytes, limits.image_bytes, limits.models), (2 << 30, 0, 1));
+        assert_eq!(limits.keep_alive, Some(Duration::from_millis(1500)));
+        assert_eq!(limits.disk.as_ref().map(|d| d.limit_bytes), Some(10 << 30));
+        assert!(path.exists());
+        let forever = options(&[("keep_alive", "forever")]).unwrap().caches;
+        assert_eq!(forever.limits().keep_alive, None);
+    }
+
+    #[test]
     fn bits_imply_quantize_unless_it_is_off() {
         let eight = Some(Quantize { bits: 8, group_size: 32 });
         let set = [("bits", "8"), ("group_size", "32")];
@@ -167,6 +244,17 @@ mod tests {
                 "0",
                 "`prefill_step_tokens`: expected a whole number of at least 1, found `0`",
             ),
+            (
+                "prefix_cache",
+                "much",
+                "`prefix_cache`: expected a size such as 512MiB or 0, found `much`",
+            ),
+            (
+                "keep_alive",
+                "-1",
+                "`keep_alive`: expected a number of seconds or forever, found `-1`",
+            ),
+            ("cache_dir_size", "1GB", "`cache_dir_size` needs `cache_dir`"),
             ("modle", "x", "unknown key `modle`; did you mean `model`?"),
         ] {
             assert_eq!(options(&[(key, value)]).unwrap_err().to_string(), says);

@@ -172,6 +172,12 @@ impl MlxProvider {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Returns the caches that this provider uses.
+    #[must_use]
+    pub fn caches(&self) -> &Arc<Caches> {
+        &self.options.caches
+    }
 }
 
 #[async_trait]
@@ -222,7 +228,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
             progress: options.load_progress.clone(),
         })?;
         let model = SharedModel {
-            identity: model_identity(&checkpoint, &how)?,
+            identity: model_identity(&checkpoint, &format!("{how} {:?}", guard.setting.backend))?,
             processor_identity: processor_identity(&checkpoint),
             setting: guard.setting,
             loaded,

@@ -198,3 +198,21 @@ fn a_model_can_be_packed_while_it_is_loaded() {
     ]);
     assert_eq!((run.code, run.stdout), (0, case.answer + "\n"));
 }
+
+#[test]
+fn a_cache_folder_makes_the_second_question_cheap_and_keeps_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("cache").to_string_lossy().into_owned();
+    let image = repository(SAMPLES[0]);
+    let ask = |prompt: &str| {
+        run(["describe", &image, "--prompt", prompt, "--json", "--cache-dir", &folder]).json()
+    };
+    let first = ask("Describe this image.");
+    assert_eq!(first["usage"]["cached_tokens"], 0);
+    let again = ask("Describe this image.");
+    assert_eq!(again["text"], first["text"]);
+    assert!(again["usage"]["cached_tokens"].as_u64() >= Some(64), "{again}");
+    let other = ask("What color is the circle?");
+    assert!(other["usage"]["cached_tokens"].as_u64() >= Some(64), "{other}");
+    assert_ne!(other["text"], first["text"]);
+}

@@ -35,6 +35,14 @@ pub struct DiskCache {
     pub limit_bytes: u64,
 }
 
+impl DiskCache {
+    /// Returns a cache of at most 10 GiB in the folder `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), limit_bytes: 10 << 30 }
+    }
+}
+
 /// The folder below [`DiskCache::dir`]: another layout gets another name, and leaves this alone.
 const LAYOUT: &str = "v1";
 const EXTENSION: &str = "safetensors";

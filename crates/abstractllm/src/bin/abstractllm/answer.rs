@@ -4,7 +4,7 @@ use std::{ffi::OsString, sync::Arc, time::Instant};
 
 use abstractllm::{
     Completion, Error, ErrorKind, Event, FinishReason, Provider, Request, embedded,
-    mlx::{MlxOptions, MlxProvider},
+    mlx::{CacheLimits, Caches, DiskCache, MlxOptions, MlxProvider},
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
@@ -75,7 +75,10 @@ fn answer(
         load_seconds: started.elapsed().as_secs_f64(),
         quiet,
     };
-    session.run(&model?, command, request, monitor.as_ref())
+    let model = model?;
+    let done = session.run(&model, command, request, monitor.as_ref());
+    model.caches().flush();
+    done
 }
 
 fn load(
@@ -98,6 +101,11 @@ fn load(
     };
     if let Some(monitor) = monitor {
         options.recorder = Arc::new(monitor.clone());
+    }
+    if let Some(dir) = &args.cache_dir {
+        let mut limits = CacheLimits::default();
+        limits.disk = Some(DiskCache::new(dir.clone()));
+        options.caches = Caches::open(limits)?;
     }
     abstractllm::load(name, options)
 }

@@ -127,6 +127,10 @@ pub(crate) struct ModelArgs {
     /// Never goes to the network
     #[arg(long)]
     pub(crate) offline: bool,
+    /// A folder that keeps what was computed of pictures and prompts, at most 10 GiB: the next
+    /// question about a picture then costs its own words only. It can be deleted at any time
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
 }
 
 impl ModelArgs {
