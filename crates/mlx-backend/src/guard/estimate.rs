@@ -15,7 +15,7 @@
 
 use serde::Serialize;
 
-use super::footprint::{Footprint, TowerFootprint, product, sum};
+use super::footprint::{Footprint, TowerFootprint, product, sum, whole_score_bytes};
 use crate::{
     device::Backend,
     kv_cache::STEP_TOKENS,
@@ -156,8 +156,10 @@ fn largest(each: impl Iterator<Item = Vec<MemoryTerm>>) -> Vec<MemoryTerm> {
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Scores that attention holds at a time: those of the product, masked, and after softmax.
-const SCORE_COPIES: u64 = 3;
+/// Scores that attention holds at a time: those of the product and after softmax.
+const SCORE_COPIES: u64 = 2;
+/// As [`SCORE_COPIES`], where they are masked in between.
+const MASKED_SCORE_COPIES: u64 = 3;
 
 impl Setting {
     /// While image `i` is decoded and resized.
@@ -165,9 +167,9 @@ impl Setting {
         let image = work.images[i];
         let host = |name, bytes| MemoryTerm { stage: MemoryStage::Images, name, bytes, host: true };
         vec![
-            // Three bytes a pixel, twice where it is turned upright; and a progressive JPEG keeps
-            // coefficients of two bytes for each of three channels.
-            host("decoded image", product(&[image.source_pixels, 12])),
+            // Three bytes a pixel; beside them a progressive JPEG keeps coefficients of two bytes for
+            // each of three channels, and what is turned upright the three bytes that it was.
+            host("decoded image", product(&[image.source_pixels, 9])),
             // Between the passes and after them.
             host("resized image", product(&[sum([image.source_pixels, image.pixels]), 3])),
             host("patches as f32", sum(work.images[..=i].iter().map(|i| self.patch_bytes(*i)))),
@@ -190,7 +192,6 @@ impl Setting {
             ),
             term("tower activations", self.tower_activations(image.patches)),
             term("tower scores", self.tower_scores(image.patches)),
-            term("tower windows", self.window_scores(image.patches)),
             term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),
         ]
     }
@@ -263,24 +264,14 @@ impl Setting {
         sum([attention.max(mlp), tables])
     }
 
+    /// Of a block that attends over the image or over windows, whichever is more.
     fn tower_scores(&self, patches: u64) -> u64 {
+        let TowerFootprint { heads, window_patches, .. } = self.footprint.tower;
         match self.fused_tower {
             true => 0,
             // In pieces; all of them would be `whole_score_bytes`.
             false => {
-                let heads = self.footprint.tower.heads;
-                let whole = super::footprint::whole_score_bytes(heads, patches, F32);
-                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
-            }
-        }
-    }
-
-    fn window_scores(&self, patches: u64) -> u64 {
-        let TowerFootprint { heads, window_patches, .. } = self.footprint.tower;
-        match self.fused_tower {
-            true => 0,
-            false => {
-                let whole = product(&[heads, patches, window_patches, F32]);
+                let whole = whole_score_bytes(heads, patches.max(window_patches), F32);
                 product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
             }
         }
@@ -317,7 +308,7 @@ impl Setting {
             true => 0,
             false => {
                 let whole = product(&[self.footprint.decoder.heads, step, tokens, F32]);
-                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
+                product(&[whole.min(MAX_SCORE_BYTES), MASKED_SCORE_COPIES])
             }
         }
     }
@@ -330,7 +321,7 @@ impl Setting {
 
 /// Values of a patch, in multiples of the hidden size, that are alive at most in the attention of a
 /// tower block: input, qkv, queries, keys, their rotation, what is folded into windows, results.
-const ATTENTION_VALUES: u64 = 13;
+const ATTENTION_VALUES: u64 = 12;
 /// Those of them that are f32 whatever the type.
 const ROTATION_VALUES: u64 = 4;
 /// As [`ATTENTION_VALUES`], around an MLP.

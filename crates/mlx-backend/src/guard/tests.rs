@@ -186,8 +186,8 @@ fn scores_are_charged_as_they_are_held() {
         estimate.terms.iter().find(|term| term.name == "tower scores").unwrap().bytes
     };
     assert_eq!(largest(true), 0);
-    // Three copies of at most 32 MiB, where all at once would be 247 GB.
-    assert_eq!(largest(false), 3 * (32 << 20));
+    // Two copies of at most 32 MiB, where all at once would be 247 GB.
+    assert_eq!(largest(false), 2 * (32 << 20));
     assert_eq!(footprint::whole_score_bytes(16, 62_208, 4), 247_669_456_896);
 }
 

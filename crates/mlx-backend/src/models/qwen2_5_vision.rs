@@ -277,12 +277,7 @@ impl Attention {
     /// within their window, all windows of a run in one call; without, over the frame.
     fn forward(&self, x: &Array, pass: &Pass, runs: Option<&[(i32, i32)]>) -> MlxResult<Array> {
         let (t, n, scale) = (x.dim(0), x.dim(1), (self.head_dim as f32).powf(-0.5));
-        let qkv = pass.settle(self.qkv.forward(x)?)?;
-        let qkv = qkv.reshape(&[t, n, 3, self.heads, self.head_dim])?;
-        let part = |i: i32| qkv.try_index((.., .., i, .., ..))?.transpose_axes(&[0, 2, 1, 3]);
-        // The tables are f32; the result goes back to the type of the activations.
-        let turn = |x: Array| pass.settle(rotate(&x, &pass.cos, &pass.sin)?.as_dtype(x.dtype())?);
-        let (q, k, v) = (turn(part(0)?)?, turn(part(1)?)?, part(2)?); // [T, H, N, D]
+        let (q, k, v) = self.queries_keys_values(x, pass)?; // [T, H, N, D]
         let attend = |q: &Array, k: &Array, v: &Array| attention(q, k, v, scale, false, pass.fused);
 
         let out = match runs {
@@ -311,6 +306,17 @@ impl Attention {
             }
         };
         self.proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[t, n, -1])?)
+    }
+
+    /// `[T, N, E]` to three of `[T, H, N, D]`, the first two rotated.
+    fn queries_keys_values(&self, x: &Array, pass: &Pass) -> MlxResult<(Array, Array, Array)> {
+        let qkv = pass.settle(self.qkv.forward(x)?)?;
+        let qkv = qkv.reshape(&[x.dim(0), x.dim(1), 3, self.heads, self.head_dim])?;
+        let part = |i: i32| qkv.try_index((.., .., i, .., ..))?.transpose_axes(&[0, 2, 1, 3]);
+        // The tables are f32; the result goes back to the type of the activations.
+        let turn = |x: Array| pass.settle(rotate(&x, &pass.cos, &pass.sin)?.as_dtype(x.dtype())?);
+        // A view would keep all of `qkv`, and be copied for each piece of the attention.
+        Ok((turn(part(0)?)?, turn(part(1)?)?, pass.settle(part(2)?.contiguous()?)?))
     }
 }
 
