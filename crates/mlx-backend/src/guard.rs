@@ -28,7 +28,7 @@ pub use self::{
     estimate::{MemoryStage, MemoryTerm},
 };
 pub(crate) use self::{
-    estimate::{Estimate, ImageWork, Setting, Work},
+    estimate::{Estimate, ImageWork, Kept, Setting, Work},
     footprint::{DecoderFootprint, Footprint, TowerFootprint},
     weights::resident_bytes,
 };
@@ -67,9 +67,10 @@ const SMALLEST_STEP_TOKENS: u64 = 32;
 pub(crate) struct Guard {
     pub(crate) setting: Setting,
     pub(crate) options: MemoryOptions,
+    pub(crate) kept: Kept,
 }
 
-/// An image as its header describes it.
+/// A request as headers describe it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) sizes: &'a [Size],
@@ -161,6 +162,7 @@ impl Guard {
             text_tokens: asked.text_tokens as u64,
             new_tokens: asked.new_tokens as u64,
             prefill_step_tokens: prefill_step_tokens as u64,
+            kept: self.kept,
         };
         Estimate::new(&self.setting, &work, view.held.saturating_sub(self.setting.weight_bytes))
     }

@@ -29,7 +29,7 @@ use crate::{
     generate::Job,
     guard::{Guard, MemoryOptions},
     locate::{DownloadProgress, locate},
-    models,
+    memory, models,
     prompt::Frontend,
     quantize::Quantize,
     tokenizer::Tokenizer,
@@ -151,6 +151,9 @@ impl MlxProvider {
             quantize.validate().map_err(Error::Prompt)?;
         }
         let path = locate(name, options.offline, &*options.download_progress)?;
+        if let Some(bytes) = options.memory.limit_bytes {
+            memory::limit(bytes);
+        }
         let model = lease(&path, &options)?;
         let vision = [Capability::Vision, Capability::MultipleImages];
         let vision = model.processor.is_some().then_some(vision);
@@ -158,7 +161,11 @@ impl MlxProvider {
             .with_context_tokens(model.loaded.context_tokens);
         let frontend = Arc::new(Frontend {
             limits: options.limits,
-            guard: Guard { setting: model.setting, options: options.memory },
+            guard: Guard {
+                setting: model.setting,
+                options: options.memory,
+                kept: options.caches.limits().into(),
+            },
             prefill_step_tokens: options.prefill_step_tokens,
             model,
             recorder: options.recorder.clone(),

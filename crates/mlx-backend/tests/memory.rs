@@ -9,7 +9,9 @@ use std::num::NonZeroU32;
 
 use futures_executor::block_on;
 use llm_core::{GenerateParams, Image, Provider, Request};
-use mlx_backend::{MemoryCheck, MemoryStage, MlxOptions, MlxProvider, check_memory};
+use mlx_backend::{
+    CacheLimits, Caches, MemoryCheck, MemoryStage, MlxOptions, MlxProvider, check_memory,
+};
 use vision_preproc::Size;
 
 /// An image of soft waves, whose sides are multiples of 28.
@@ -40,9 +42,11 @@ fn on_device(check: &MemoryCheck) -> u64 {
 fn check(sizes: common::Sizes, sides: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
     common::write_checkpoint(sizes, folder.path());
-    let options = MlxOptions::default();
-    let model = MlxProvider::load(folder.path().to_str().unwrap(), options.clone()).unwrap();
     for &side in sides {
+        // Caches of its own each time: what an earlier request left there is no part of this one.
+        let caches = Caches::new(CacheLimits::default());
+        let options = MlxOptions { caches, ..MlxOptions::default() };
+        let model = MlxProvider::load(folder.path().to_str().unwrap(), options.clone()).unwrap();
         mlx_rs::memory::reset_peak_memory().unwrap();
         let params = GenerateParams { max_tokens: Some(4), ..GenerateParams::default() };
         let size = Size { width: side, height: side };

@@ -139,7 +139,7 @@ impl Guard {
             fused_tower: fuses(footprint.tower.head_dim),
             fused_decoder: fuses(footprint.decoder.head_dim),
         };
-        Ok(Self { setting, options: options.memory })
+        Ok(Self { setting, options: options.memory, kept: options.caches.limits().into() })
     }
 
     /// Checks that the weights themselves fit, before they are read.
@@ -147,9 +147,6 @@ impl Guard {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(crate) fn admit_weights(&self) -> Result<()> {
-        if let Some(bytes) = self.options.limit_bytes {
-            memory::limit(bytes);
-        }
         let required = || {
             let held = memory::held(self.setting.backend);
             held.saturating_add(self.setting.weight_bytes)

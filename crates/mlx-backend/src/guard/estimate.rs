@@ -6,9 +6,9 @@
 //! ```text
 //! required = weights + what else is held
 //!          + max(images: decode and resize one, with the patches of those before,
-//!                vision: patches, one image in the tower, features of those before,
+//!                vision: patches, one image in the tower and the next decoded, features,
 //!                prompt: features, embeddings, keys and values, one step of the prompt,
-//!                answer: keys and values, one token)
+//!                answer: keys and values, one token; and copies that caches keep)
 //! ```
 //!
 //! Every term is an upper bound, and `docs/memory.md` has what was measured beside it.
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::footprint::{Footprint, TowerFootprint, product, sum, whole_score_bytes};
 use crate::{
+    caches::CacheLimits,
     device::Backend,
     kv_cache::STEP_TOKENS,
     nn::{MAX_INNER_BYTES, MAX_SCORE_BYTES},
@@ -79,6 +80,25 @@ pub(crate) struct Work {
     pub(crate) new_tokens: u64,
     /// Tokens of the prompt read at a time.
     pub(crate) prefill_step_tokens: u64,
+    pub(crate) kept: Kept,
+}
+
+/// Most bytes that caches keep of what a request makes, while it is still used or after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) images: u64,
+    pub(crate) features: u64,
+    pub(crate) prefixes: u64,
+}
+
+impl From<&CacheLimits> for Kept {
+    fn from(limits: &CacheLimits) -> Self {
+        Self {
+            images: limits.image_bytes,
+            features: limits.feature_bytes,
+            prefixes: limits.prefix_bytes,
+        }
+    }
 }
 
 /// An image of a request.
@@ -154,6 +174,8 @@ fn largest(each: impl Iterator<Item = Vec<MemoryTerm>>) -> Vec<MemoryTerm> {
     each.max_by_key(|terms| sum(terms.iter().map(|t| t.bytes))).unwrap_or_default()
 }
 
+/// The term of the input of the tower, in the memory of the machine.
+const PATCHES: &str = "patches as f32";
 /// Bytes of an f32.
 const F32: u64 = 4;
 /// Scores that attention holds at a time: those of the product and after softmax.
@@ -172,7 +194,7 @@ impl Setting {
             host("decoded image", product(&[image.source_pixels, 9])),
             // Between the passes and after them.
             host("resized image", product(&[sum([image.source_pixels, image.pixels]), 3])),
-            host("patches as f32", sum(work.images[..=i].iter().map(|i| self.patch_bytes(*i)))),
+            host(PATCHES, sum(work.images[..=i].iter().map(|i| self.patch_bytes(*i)))),
         ]
     }
 
@@ -181,10 +203,14 @@ impl Setting {
         let (tower, image) = (&self.footprint.tower, work.images[i]);
         let term =
             |name, bytes| MemoryTerm { stage: MemoryStage::Vision, name, bytes, host: false };
-        let waiting = sum(work.images[i..].iter().map(|i| self.patch_bytes(*i)));
+        // While one is in the tower, the next are prepared.
+        let next = |at: usize| if work.images.len() > 1 { self.decode(work, at) } else { vec![] };
+        let next = largest((0..work.images.len()).map(next));
+        let next = sum(next.iter().filter(|t| t.name != PATCHES).map(|term| term.bytes));
         let cast = product(&[image.patches, tower.patch_values, self.value_bytes]);
         vec![
-            MemoryTerm { host: true, ..term("patches as f32", waiting) },
+            MemoryTerm { host: true, ..term(PATCHES, self.all_patch_bytes(work)) },
+            MemoryTerm { host: true, ..term("next image", next) },
             term("patches on the device", self.patch_bytes(image)),
             term(
                 "patches in the type of the tower",
@@ -205,13 +231,15 @@ impl Setting {
         // Of the text, and with features in their places.
         let embeddings = product(&[tokens, decoder.hidden, self.value_bytes, 2]);
         vec![
-            term("features", sum(work.images.iter().map(|i| self.feature_bytes(*i)))),
+            term("features", self.all_feature_bytes(work)),
             term("embeddings", embeddings),
             term("keys and values", self.key_values(tokens)),
             term("keys and values that grow", self.growing(tokens)),
             term("decoder activations", self.decoder_activations(work)),
             term("decoder scores", self.decoder_scores(work)),
             term("logits", self.logits()),
+            MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
+            term("prefix in the cache", self.kept_prefix(tokens, work)),
         ]
     }
 
@@ -224,6 +252,9 @@ impl Setting {
             term("keys and values", self.key_values(tokens)),
             term("keys and values that grow", self.growing(tokens)),
             term("logits", self.logits()),
+            MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
+            term("features in the cache", self.all_feature_bytes(work).min(work.kept.features)),
+            term("prefix in the cache", self.kept_prefix(tokens, work)),
         ]
     }
 
@@ -235,6 +266,24 @@ impl Setting {
 
     fn patch_bytes(&self, image: ImageWork) -> u64 {
         product(&[image.patches, self.footprint.tower.patch_values, F32])
+    }
+
+    fn all_patch_bytes(&self, work: &Work) -> u64 {
+        sum(work.images.iter().map(|image| self.patch_bytes(*image)))
+    }
+
+    fn all_feature_bytes(&self, work: &Work) -> u64 {
+        sum(work.images.iter().map(|image| self.feature_bytes(*image)))
+    }
+
+    fn kept_patches(&self, work: &Work) -> u64 {
+        self.all_patch_bytes(work).min(work.kept.images)
+    }
+
+    /// A copy of keys and values, block by block.
+    fn kept_prefix(&self, tokens: u64, work: &Work) -> u64 {
+        let bytes = product(&[tokens, self.footprint.decoder.token_bytes(self.value_bytes)]);
+        bytes.min(work.kept.prefixes)
     }
 
     fn feature_bytes(&self, image: ImageWork) -> u64 {

@@ -46,7 +46,7 @@ fn processor() -> ImageProcessor {
 
 fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Result<Admitted> {
     let options = MemoryOptions { limit_bytes: Some(limit), policy };
-    let guard = Guard { setting: setting(), options };
+    let guard = Guard { setting: setting(), options, kept: Kept::default() };
     let processor = processor();
     let asked = asked(sizes, &processor, steps).0;
     guard.decide(&asked, &view(limit))
@@ -66,7 +66,8 @@ fn asked<'a>(
         new_tokens: 512,
         prefill_step_tokens: steps,
     };
-    let guard = Guard { setting: setting(), options: MemoryOptions::default() };
+    let guard =
+        Guard { setting: setting(), options: MemoryOptions::default(), kept: Kept::default() };
     let required =
         move |budget, steps| guard.estimate(&asked, &view(0), budget, steps).required().1;
     (asked, required)
@@ -144,6 +145,7 @@ fn steps_are_made_smaller_before_images() {
     let guard = |policy| Guard {
         setting: setting(),
         options: MemoryOptions { policy, ..MemoryOptions::default() },
+        kept: Kept::default(),
     };
     let at = |steps| {
         let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);
