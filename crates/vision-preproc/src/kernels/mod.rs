@@ -16,12 +16,14 @@ mod level;
 pub(crate) mod upsample;
 mod vertical;
 pub(crate) mod ycc;
+mod zeroed;
 
 pub use level::Level;
 
 pub(crate) use bits::{BitWork, with_bit_instructions};
 pub(crate) use horizontal::Horizontal;
 pub(crate) use vertical::Vertical;
+pub(crate) use zeroed::{Zeroed, zeroed};
 
 use crate::resize::PRECISION_BITS;
 

@@ -74,9 +74,9 @@ pub(crate) fn block(
     }
 }
 
-/// Transforms a block whose only coefficient is `dc`: all samples are equal.
-pub(crate) fn flat(dc: i16, step: i16, job: Job, plane: &mut [u8], stride: usize) {
-    let sample = scalar::flat(i32::from(dc) * i32::from(step));
+/// Transforms a block whose only coefficient is `dc`, dequantised: all samples are equal.
+pub(crate) fn flat(dc: i32, job: Job, plane: &mut [u8], stride: usize) {
+    let sample = scalar::flat(dc);
     for row in 0..8 {
         let at = job.to as usize + row * stride;
         plane[at..at + 8].fill(sample);

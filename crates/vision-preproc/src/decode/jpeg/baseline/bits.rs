@@ -1,4 +1,4 @@
-//! Entropy-coded bytes without their stuffing, and a window of bits on them.
+//! Entropy-coded bytes without their stuffing.
 //!
 //! In entropy-coded data a byte 0xFF is followed by a stuffed 0x00, and any other follower is a marker that ends the
 //! segment (ITU-T T.81, B.1.1.5). [`Segment`] removes the stuffing some kilobytes at a time, so that the decoder of
@@ -6,10 +6,10 @@
 
 use super::Irregular;
 
-/// More than an MCU can take: ten blocks of 64 symbols of at most 27 bits.
-const MCU_BYTES: usize = 2304;
-/// Bytes that are unstuffed at a time; they stay in the first-level cache until they are decoded.
-const CHUNK: usize = 8192;
+/// Bytes that are unstuffed at a time.
+const CHUNK: usize = 96 << 10;
+/// Zeros behind the end of a segment.
+const MARGIN: usize = 1 << 10;
 /// Bytes that are copied at a time if none of them is 0xFF.
 const STEP: usize = 32;
 
@@ -18,23 +18,11 @@ const STEP: usize = 32;
 pub(super) struct Segment {
     /// Where the next stuffed byte is in the file.
     at: usize,
-    /// Unstuffed bytes; beyond `len` there are zeros enough for an MCU if the segment has ended.
+    /// Unstuffed bytes, and zeros.
     bytes: Vec<u8>,
     len: usize,
     /// The marker that ends the segment, once `at` has come to it. `at` is then behind it.
     marker: Option<u8>,
-}
-
-/// A position in a [`Segment`], with the next bits in a register.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Window {
-    /// The next bits, the first one on top.
-    pub(super) bits: u64,
-    /// How many of `bits` have been counted as taken from the segment. There may be more, and all that is below is
-    /// either zero or what the segment holds there, so that it can be added again.
-    pub(super) count: u32,
-    /// The first byte of the segment that is not counted.
-    pub(super) at: usize,
 }
 
 impl Segment {
@@ -43,62 +31,51 @@ impl Segment {
         self.at = at;
         self.len = 0;
         self.marker = None;
-        self.bytes.resize(CHUNK + 2 * MCU_BYTES, 0);
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; CHUNK + STEP + MARGIN];
+        }
     }
 
-    /// The unstuffed bytes that are here.
+    /// The unstuffed bytes that are here, and zeros behind the end of the segment if that is here.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.len + if self.is_whole() { MARGIN } else { 0 }]
     }
 
-    /// Makes sure that the next MCU can be read without a look at the length: either its bytes are here, or the end
-    /// of the segment is, with zeros behind.
-    pub(super) fn prepare(&mut self, file: &[u8], window: &mut Window) -> Result<(), Irregular> {
-        if self.marker.is_some() || self.len - window.at.min(self.len) >= MCU_BYTES {
-            return Ok(());
+    /// How many bytes are here.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the end of the segment is here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    /// Forgets the bytes up to `from`, and unstuffs as many as there is room for.
+    pub(super) fn advance(&mut self, file: &[u8], from: usize) -> Result<(), Irregular> {
+        let from = from.min(self.len);
+        self.bytes.copy_within(from..self.len, 0);
+        self.len -= from;
+        if !self.is_whole() {
+            self.fill(file)?;
         }
-        self.bytes.copy_within(window.at..self.len, 0);
-        self.len -= window.at;
-        window.at = 0;
-        self.fill(file)?;
-        if self.marker.is_some() {
-            self.bytes[self.len..].fill(0);
-        }
+        self.bytes[self.len..self.len + MARGIN].fill(0);
         Ok(())
     }
 
-    /// Whether the bits that were read up to `window` were all there.
-    pub(super) fn check(&self, window: &Window) -> Result<(), Irregular> {
-        if self.left(window) < 0 { Err(Irregular) } else { Ok(()) }
-    }
-
-    /// Checks that only padding is left, and that `marker` ends it; the next segment begins then.
-    pub(super) fn restart(
-        &mut self,
-        file: &[u8],
-        window: &mut Window,
-        marker: u8,
-    ) -> Result<(), Irregular> {
-        self.prepare(file, window)?;
-        self.check(window)?;
-        if self.marker != Some(marker) || self.left(window) >= 8 {
+    /// Starts behind the marker, which must be `marker`.
+    pub(super) fn restart(&mut self, marker: u8) -> Result<(), Irregular> {
+        if self.marker != Some(marker) {
             return Err(Irregular);
         }
         self.len = 0;
         self.marker = None;
-        *window = Window::default();
         Ok(())
-    }
-
-    /// How many bits of the buffer are behind `window`; negative if it has run over the end.
-    fn left(&self, window: &Window) -> i64 {
-        (self.len as i64 - window.at as i64) * 8 + i64::from(window.count)
     }
 
     /// Unstuffs until the chunk is full or a marker comes.
     fn fill(&mut self, file: &[u8]) -> Result<(), Irregular> {
-        let full = CHUNK + MCU_BYTES;
-        while self.len + STEP <= full {
+        while self.len < CHUNK {
             let rest = file.get(self.at..).unwrap_or_default();
             if let Some(step) = rest.first_chunk::<STEP>() {
                 self.bytes[self.len..self.len + STEP].copy_from_slice(step);
@@ -109,7 +86,7 @@ impl Segment {
                     continue;
                 }
             }
-            let plain = rest.iter().take(STEP).take_while(|&&byte| byte != 0xff).count();
+            let plain = rest.iter().take(STEP - 1).take_while(|&&byte| byte != 0xff).count();
             self.bytes[self.len..self.len + plain].copy_from_slice(&rest[..plain]);
             self.at += plain;
             self.len += plain;
@@ -137,26 +114,5 @@ impl Segment {
             }
         }
         Ok(())
-    }
-}
-
-impl Window {
-    /// Fills up to at least 56 bits.
-    #[inline(always)]
-    pub(super) fn refill(&mut self, bytes: &[u8]) -> Result<(), Irregular> {
-        let Some(next) = bytes.get(self.at..).and_then(|rest| rest.first_chunk()) else {
-            return Err(Irregular);
-        };
-        self.bits |= u64::from_be_bytes(*next) >> self.count;
-        self.at += ((63 - self.count) >> 3) as usize;
-        self.count |= 56;
-        Ok(())
-    }
-
-    /// Drops `count` bits, of which there must be as many.
-    #[inline(always)]
-    pub(super) fn consume(&mut self, count: u32) {
-        self.bits <<= count & 63;
-        self.count = self.count.wrapping_sub(count);
     }
 }

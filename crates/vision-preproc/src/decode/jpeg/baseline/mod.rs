@@ -15,62 +15,56 @@ mod frame;
 mod huffman;
 mod plane;
 mod scan;
+mod stream;
 
-use crate::kernels::{Level, idct, upsample, with_bit_instructions, ycc};
+use crate::kernels::{Level, idct, upsample, ycc};
 #[cfg(test)]
 pub(super) use frame::ZIGZAG;
 use frame::{Frame, Sampling};
-use huffman::{Ac, Dc, Spec};
+use huffman::{Class, Tables};
 use plane::Plane;
-use scan::{Extent, Layout, Mcus, Position, Tables};
+use scan::Blocks;
+use stream::{Block, Scan};
 
-/// MCUs that are decoded before they are transformed: their coefficients fit into the first-level cache.
-const GROUP: usize = 16;
+/// Blocks that are transformed at a time.
+const GROUP: usize = 96;
 
 /// The file is not for this decoder.
 #[derive(Debug)]
 pub(crate) struct Irregular;
 
 /// A file that is decoded a few rows at a time.
-#[derive(Debug)]
 pub(crate) struct Decoder<'a> {
     file: &'a [u8],
     frame: Frame,
     level: Level,
     scratch: Box<Scratch>,
-    /// Indices of the components' tables in the scratch.
-    tables: [(usize, usize); 3],
+    /// The blocks of an MCU.
     blocks: Vec<Block>,
     /// Rows of MCUs that are decoded.
     mcu_rows: usize,
-    /// MCUs up to the next restart marker.
+    /// Blocks up to the end of the scan, and up to the next restart marker or the end.
+    until_end: usize,
     until_restart: usize,
+    /// What a block takes in the file, about.
+    bytes_per_block: usize,
     /// How many restart markers there were.
     restarts: usize,
+    /// The last DC coefficient of each component.
+    predictions: [i32; 3],
     /// Rows that were handed out.
     rows: usize,
 }
 
 /// Memory that can be used for one file after the other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Scratch {
-    dc: Vec<(Spec, Dc)>,
-    ac: Vec<(Spec, Ac)>,
-    position: Position,
-    coefficients: Vec<i16>,
-    extents: Vec<Extent>,
+    tables: Tables,
+    scan: Blocks,
     jobs: [Vec<idct::Job>; 3],
     planes: [Plane; 3],
     /// Cb and Cr in full width.
     chroma: [Vec<u8>; 2],
-}
-
-/// A block of an MCU: its component, and where it is among the component's blocks.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    component: usize,
-    x: usize,
-    y: usize,
 }
 
 impl<'a> Decoder<'a> {
@@ -81,45 +75,46 @@ impl<'a> Decoder<'a> {
         mut scratch: Box<Scratch>,
     ) -> Result<Self, Irregular> {
         let frame = Frame::read(file)?;
-        let mut tables = [(0, 0); 3];
-        // The tables of the last image are probably those of this one; of more it is not worth to keep them.
-        if scratch.dc.len() > 4 || scratch.ac.len() > 4 {
-            scratch.dc.clear();
-            scratch.ac.clear();
-        }
-        for (table, component) in tables.iter_mut().zip(&frame.components) {
-            let dc = find_or_make(&mut scratch.dc, &component.dc, Dc::new)?;
-            let ac = find_or_make(&mut scratch.ac, &component.ac, Ac::new)?;
-            *table = (dc, ac);
-        }
         let (h, v) = frame.sampling.factors();
+        let mcus_across = frame.width.div_ceil(8 * h);
+        scratch.tables.start();
         let mut blocks = Vec::new();
-        for component in 0..frame.components.len() {
-            let (h, v) = if component == 0 { (h, v) } else { (1, 1) };
-            blocks.extend((0..h * v).map(|at| Block { component, x: at % h, y: at / h }));
+        for (at, component) in frame.components.iter().enumerate() {
+            let lookup = scratch.scan.memory_mut().lookup_mut();
+            let dc = scratch.tables.index(Class::Dc, &component.dc, lookup)?;
+            let ac = scratch.tables.index(Class::Ac, &component.ac, lookup)?;
+            let (h, v) = if at == 0 { (h, v) } else { (1, 1) };
+            let quant = component.quant;
+            let block = |n| Block { component: at, x: n % h, y: n / h, dc, ac, quant };
+            blocks.extend((0..h * v).map(block));
             // Two rows of MCUs: the last row of one is handed out with the first of the next.
-            let width = frame.width.div_ceil(8 * frame.sampling.factors().0) * 8 * h;
-            scratch.planes[component].resize(width, 2 * 8 * v);
+            scratch.planes[at].resize(mcus_across * 8 * h, 2 * 8 * v);
         }
         for line in &mut scratch.chroma {
             // Of a grey image it is what neutral chroma looks like.
             line.clear();
             line.resize(frame.width.next_multiple_of(2) + 2 * upsample::SLACK, 128);
         }
-        scratch.coefficients.resize(scan::coefficients(GROUP * blocks.len()), 0);
-        scratch.extents.resize(GROUP * blocks.len(), Extent::default());
-        scratch.position.start(frame.scan);
-        let until_restart = frame.restart_interval;
+        scratch.scan.memory_mut().set_order(&blocks);
+        scratch.scan.start(frame.scan);
+        let until_end = mcus_across * frame.height.div_ceil(8 * v) * blocks.len();
+        let until_restart = match frame.restart_interval {
+            0 => until_end,
+            mcus => (mcus * blocks.len()).min(until_end),
+        };
+        let bytes_per_block = (file.len() - frame.scan) / until_end;
         Ok(Self {
             file,
             frame,
             level,
             scratch,
-            tables,
             blocks,
             mcu_rows: 0,
+            until_end,
             until_restart,
+            bytes_per_block,
             restarts: 0,
+            predictions: [0; 3],
             rows: 0,
         })
     }
@@ -174,22 +169,21 @@ impl<'a> Decoder<'a> {
     /// Decodes the next row of MCUs into the planes.
     fn decode_mcu_row(&mut self) -> Result<(), Irregular> {
         let (h, _) = self.frame.sampling.factors();
-        let mcus = self.frame.width.div_ceil(8 * h);
+        let blocks = self.frame.width.div_ceil(8 * h) * self.blocks.len();
         let mut at = 0;
-        while at < mcus {
-            let mut group = GROUP.min(mcus - at);
-            if self.frame.restart_interval > 0 {
-                if self.until_restart == 0 {
-                    let marker = 0xd0 + (self.restarts % 8) as u8;
-                    self.scratch.position.restart(self.file, marker)?;
-                    self.until_restart = self.frame.restart_interval;
-                    self.restarts += 1;
-                }
-                group = group.min(self.until_restart);
-                self.until_restart -= group;
+        while at < blocks {
+            if self.until_restart == 0 {
+                let marker = 0xd0 + (self.restarts % 8) as u8;
+                self.scratch.scan.restart(self.file, marker)?;
+                let interval = self.frame.restart_interval * self.blocks.len();
+                self.until_restart = interval.min(self.until_end);
+                self.restarts += 1;
+                self.predictions = [0; 3];
             }
-            self.decode_group(at, group)?;
-            at += group;
+            at += self.decode_group(at, GROUP.min(blocks - at))?;
+        }
+        if self.until_end == 0 {
+            self.scratch.scan.finish(self.file)?;
         }
         if h == 2 {
             let width = self.frame.width.div_ceil(h);
@@ -203,68 +197,59 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Decodes `count` MCUs from `first` on into the planes.
-    fn decode_group(&mut self, first: usize, count: usize) -> Result<(), Irregular> {
-        let scratch = &mut *self.scratch;
-        let components = &self.frame.components;
-        let tables = self.tables;
-        let tables = std::array::from_fn(|at| {
-            let component = &components[at.min(components.len() - 1)];
-            let (dc, ac) = tables[at.min(components.len() - 1)];
-            Tables { dc: &scratch.dc[dc].1, ac: &scratch.ac[ac].1, quant: &component.quant }
-        });
-        let blocks: Vec<u8> = self.blocks.iter().map(|block| block.component as u8).collect();
-        let total = count * blocks.len();
-        scratch.coefficients[..total * 64].fill(0);
-        let extents = &mut scratch.extents[..total];
-        let coefficients = &mut scratch.coefficients;
-        let work = Mcus {
-            file: self.file,
-            position: &mut scratch.position,
-            layout: Layout { tables, blocks: &blocks },
-            coefficients,
-            extents,
-        };
-        with_bit_instructions(self.level, work)?;
+    /// Decodes at most `most` blocks of a row of MCUs from block `at` on into the planes; returns how many.
+    fn decode_group(&mut self, at: usize, most: usize) -> Result<usize, Irregular> {
+        let Scratch { tables, scan, jobs, planes, .. } = &mut *self.scratch;
+        let layout = Scan { tables, blocks: &self.blocks };
+        let left = self.until_restart;
+        let slots = scan.take(self.level, self.file, &layout, left, most, self.bytes_per_block)?;
+        let count = slots.len();
+        self.until_restart -= count;
+        self.until_end -= count;
 
         let (h, v) = self.frame.sampling.factors();
-        for jobs in &mut scratch.jobs {
+        for jobs in &mut *jobs {
             jobs.clear();
         }
-        let mut from = 0;
-        for (mcu, extents) in (first..).zip(extents.chunks_exact(blocks.len())) {
-            for (block, extent) in self.blocks.iter().zip(extents) {
-                let (h, v) = if block.component == 0 { (h, v) } else { (1, 1) };
-                let plane = &mut scratch.planes[block.component];
-                let to =
-                    plane.index((mcu * h + block.x) * 8, (self.mcu_rows * v + block.y) * 8) as u32;
-                let job = idct::Job { from: from as u32, to };
-                let quant = &components[block.component].quant;
-                let stride = plane.stride();
-                if extent.is_dc_only() {
-                    idct::flat(coefficients[from], quant[0], job, plane.samples_mut(), stride);
-                } else if extent.is_wide() {
-                    idct::block(coefficients, quant, job, plane.samples_mut(), stride);
-                } else {
-                    scratch.jobs[block.component].push(job);
-                }
-                from += 64;
+        let memory = scan.memory_mut();
+        let (mut mcu, mut phase) = (at / self.blocks.len(), at % self.blocks.len());
+        for slot in slots {
+            let block = &self.blocks[phase];
+            let prediction = &mut self.predictions[block.component];
+            let from = slot * 64;
+            let is_wide = memory.is_wide(slot);
+            let coefficients = memory.coefficients_mut();
+            let dc = *prediction + i32::from(coefficients[from]);
+            *prediction = dc;
+            coefficients[from] = i16::try_from(dc).map_err(|_| Irregular)?;
+            // Not `all`, which would stop early: this is a few vector instructions.
+            let ac = coefficients[from + 1..from + 64].iter().fold(0, |found, value| found | value);
+            let dc = dc * i32::from(block.quant[0]);
+
+            let (h, v) = if block.component == 0 { (h, v) } else { (1, 1) };
+            let plane = &mut planes[block.component];
+            let to = plane.index((mcu * h + block.x) * 8, (self.mcu_rows * v + block.y) * 8);
+            let job = idct::Job { from: from as u32, to: to as u32 };
+            let stride = plane.stride();
+            if ac == 0 {
+                idct::flat(dc, job, plane.samples_mut(), stride);
+            } else if is_wide || i16::try_from(dc).is_err() {
+                idct::block(coefficients, &block.quant, job, plane.samples_mut(), stride);
+            } else {
+                jobs[block.component].push(job);
+            }
+            phase += 1;
+            if phase == self.blocks.len() {
+                phase = 0;
+                mcu += 1;
             }
         }
-        for ((component, plane), jobs) in
-            components.iter().zip(&mut scratch.planes).zip(&scratch.jobs)
-        {
-            let stride = plane.stride();
-            idct::blocks(
-                self.level,
-                coefficients,
-                &component.quant,
-                jobs,
-                plane.samples_mut(),
-                stride,
-            );
+        for ((component, plane), jobs) in self.frame.components.iter().zip(planes).zip(jobs) {
+            let (coefficients, stride) = (memory.coefficients_mut(), plane.stride());
+            let samples = plane.samples_mut();
+            idct::blocks(self.level, coefficients, &component.quant, jobs, samples, stride);
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Writes row `y`, for which all samples are in the planes.
@@ -296,16 +281,4 @@ impl<'a> Decoder<'a> {
         }
         ycc::row(self.level, luma, &chroma[0], &chroma[1], out);
     }
-}
-
-fn find_or_make<T>(
-    tables: &mut Vec<(Spec, T)>,
-    spec: &Spec,
-    make: impl FnOnce(&Spec) -> Result<T, Irregular>,
-) -> Result<usize, Irregular> {
-    if let Some(found) = tables.iter().position(|(known, _)| known == spec) {
-        return Ok(found);
-    }
-    tables.push((spec.clone(), make(spec)?));
-    Ok(tables.len() - 1)
 }

@@ -1,228 +1,214 @@
-//! Entropy-coded data to coefficients (ITU-T T.81, F.2.2).
+//! A scan as a sequence of decoded blocks, some of which are decoded before it is known where they start.
+//!
+//! The codes are such that a decoder that starts anywhere soon falls into step: what it decodes from a block on depends
+//! on nothing but the bit that the block starts at, and on which block of the MCU it takes it for. So a second stream
+//! starts some kilobytes ahead of the first one and is decoded in turns with it, which hides the time that each lookup takes. When
+//! the first stream starts a block at the same bit, as the same block of the MCU, as the second one did somewhere, all
+//! that the second one has decoded from there on is what the first one would. If that does not happen, the second one was in
+//! vain. DC coefficients are kept as differences, so that they do not depend on what came before.
+
+use std::ops::Range;
 
 use super::Irregular;
-use super::bits::{Segment, Window};
-use super::frame::ZIGZAG;
-use super::huffman::{Ac, Dc, END_OF_BLOCK, LOOKUP_BITS, Symbol};
-use crate::kernels::BitWork;
+use super::bits::Segment;
+use super::stream::{Memory, Scan, Stream};
+use crate::kernels::{BitWork, Level, with_bit_instructions, zeroed};
 
-/// Where the coefficient at each place of the zigzag goes; behind the block, for places that do not exist.
-///
-/// That is where the next block's DC coefficient will be written, so nothing of value is overwritten.
-const PLACES: [u8; 256] = {
-    let mut places = [64; 256];
-    let mut at = 0;
-    while at < 64 {
-        places[at] = ZIGZAG[at];
-        at += 1;
-    }
-    places
-};
+/// How many blocks the second stream starts ahead, about.
+const AHEAD_BLOCKS: usize = 1024;
+/// With less to do, it is not worth to start a second stream.
+const MIN_AHEAD_BYTES: usize = 2048;
+const MAX_AHEAD_BYTES: usize = 32 << 10;
 
-/// A block of coefficients has 64; writing one is done through a window of 256, which no place can leave.
-const REACH: usize = 256;
-
-/// Coefficients that `blocks` blocks need.
-pub(super) const fn coefficients(blocks: usize) -> usize {
-    blocks * 64 + REACH
+/// A scan that is being decoded.
+pub(super) struct Blocks {
+    segment: Segment,
+    memory: Box<Memory>,
+    streams: [Stream; 2],
+    /// The bit of the segment that the next block starts at, and which block of the MCU it is.
+    bit: usize,
+    block: usize,
+    /// The slots of the blocks that were decoded and not taken.
+    ready: [Range<usize>; 2],
 }
 
-/// What a block holds: the place of its last coefficient in the zigzag, and [`Extent::WIDE`].
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Extent(u8);
-
-impl Extent {
-    /// A dequantised coefficient of the block may be more than 16 bits.
-    const WIDE: u8 = 0x80;
-
-    pub(super) fn is_dc_only(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(super) fn is_wide(self) -> bool {
-        self.0 & Self::WIDE != 0
+impl Default for Blocks {
+    fn default() -> Self {
+        Self {
+            segment: Segment::default(),
+            memory: zeroed(),
+            streams: [Stream::default(); 2],
+            bit: 0,
+            block: 0,
+            ready: [0..0, 0..0],
+        }
     }
 }
 
-/// What is needed for the blocks of one component.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tables<'a> {
-    pub(super) dc: &'a Dc,
-    pub(super) ac: &'a Ac,
-    pub(super) quant: &'a [i16; 64],
-}
+impl Blocks {
+    pub(super) fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
 
-/// What the scan is made of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Layout<'a> {
-    /// The tables of each component.
-    pub(super) tables: [Tables<'a>; 3],
-    /// The component of each block of an MCU.
-    pub(super) blocks: &'a [u8],
-}
-
-/// Where in the scan the next block begins.
-#[derive(Debug, Default)]
-pub(super) struct Position {
-    pub(super) segment: Segment,
-    pub(super) window: Window,
-    /// The last DC coefficient of each component.
-    pub(super) predictions: [i32; 3],
-}
-
-impl Position {
-    /// Goes to the first byte of a scan.
+    /// Goes to the first entropy-coded byte of a scan.
     pub(super) fn start(&mut self, at: usize) {
         self.segment.start(at);
-        self.window = Window::default();
-        self.predictions = [0; 3];
+        (self.bit, self.block, self.ready) = (0, 0, [0..0, 0..0]);
     }
 
-    /// Goes on behind the restart marker that must come here.
+    /// Goes on behind the restart marker that must come here, with nothing but padding before it.
     pub(super) fn restart(&mut self, file: &[u8], marker: u8) -> Result<(), Irregular> {
-        self.predictions = [0; 3];
-        self.segment.restart(file, &mut self.window, marker)
+        self.advance(file)?;
+        if self.segment.len() * 8 - self.bit >= 8 {
+            return Err(Irregular);
+        }
+        self.segment.restart(marker)?;
+        (self.bit, self.block) = (0, 0);
+        Ok(())
+    }
+
+    /// Checks that libjpeg, which reads ahead, would not have come to the end of the file.
+    pub(super) fn finish(&mut self, file: &[u8]) -> Result<(), Irregular> {
+        self.advance(file)
+    }
+
+    /// The slots of the next blocks, at least one of them and at most `most`.
+    ///
+    /// `left` is the number of blocks up to the next restart marker or the end of the scan, and `bytes_per_block` is
+    /// how long they are, about.
+    pub(super) fn take(
+        &mut self,
+        level: Level,
+        file: &[u8],
+        scan: &Scan<'_>,
+        left: usize,
+        most: usize,
+        bytes_per_block: usize,
+    ) -> Result<Range<usize>, Irregular> {
+        if self.ready.iter().all(Range::is_empty) {
+            self.decode(level, file, scan, left, bytes_per_block)?;
+        }
+        let index = usize::from(self.ready[0].is_empty());
+        let ready = &mut self.ready[index];
+        let taken = ready.start..ready.end.min(ready.start + most);
+        if taken.is_empty() {
+            return Err(Irregular);
+        }
+        ready.start = taken.end;
+        Ok(taken)
+    }
+
+    /// Drops what is decoded, and unstuffs more.
+    fn advance(&mut self, file: &[u8]) -> Result<(), Irregular> {
+        self.segment.advance(file, self.bit / 8)?;
+        self.bit %= 8;
+        if self.bit > self.segment.len() * 8 { Err(Irregular) } else { Ok(()) }
+    }
+
+    fn decode(
+        &mut self,
+        level: Level,
+        file: &[u8],
+        scan: &Scan<'_>,
+        left: usize,
+        bytes_per_block: usize,
+    ) -> Result<(), Irregular> {
+        let ahead = (bytes_per_block * AHEAD_BLOCKS).clamp(MIN_AHEAD_BYTES, MAX_AHEAD_BYTES);
+        if !self.segment.is_whole() && self.segment.len() < self.bit / 8 + 3 * ahead {
+            self.advance(file)?;
+        }
+        let Self { segment, memory, streams, bit, block, .. } = self;
+        let here = segment.len().saturating_sub(*bit / 8);
+        let ahead = ahead.min(here / 2);
+        let is_double = ahead >= MIN_AHEAD_BYTES && left > AHEAD_BLOCKS / 2;
+        streams[0].restart(memory, 0, *bit, *block);
+        if is_double {
+            streams[1].restart(memory, 1, (*bit / 8 + ahead) * 8, 0);
+        }
+        // The slot behind the last block that is wanted of the first stream.
+        let end = streams[0].slots().start + left;
+        let bytes = segment.bytes();
+        let round = Round { scan, bytes, memory, streams, is_double, end };
+        let joint = with_bit_instructions(level, round);
+
+        let [first, second] = streams;
+        let mut ready = [first.slots(), 0..0];
+        match joint {
+            Some((slot, same)) if slot < end => {
+                ready[0].end = slot;
+                ready[1] = same..second.slots().end.min(same + end - slot);
+                *bit = second.start_of(memory, ready[1].end);
+            }
+            _ => {
+                ready[0].end = ready[0].end.min(end);
+                *bit = first.start_of(memory, ready[0].end);
+            }
+        }
+        if first.first_invalid().is_some_and(|slot| slot < ready[0].end) {
+            return Err(Irregular);
+        }
+        *block = (*block + ready[0].len() + ready[1].len()) % scan.blocks.len();
+        self.ready = ready;
+        if self.bit > self.segment.len() * 8 { Err(Irregular) } else { Ok(()) }
     }
 }
 
-/// Decodes as many MCUs as `extents` has room for.
-///
-/// The coefficients must be zero before, [`coefficients`] of them, and are row by row afterwards, not dequantised.
-pub(super) struct Mcus<'a> {
-    pub(super) file: &'a [u8],
-    pub(super) position: &'a mut Position,
-    pub(super) layout: Layout<'a>,
-    pub(super) coefficients: &'a mut [i16],
-    pub(super) extents: &'a mut [Extent],
+/// Decodes both streams until the first one arrives where the second one was.
+struct Round<'a> {
+    scan: &'a Scan<'a>,
+    bytes: &'a [u8],
+    memory: &'a mut Memory,
+    streams: &'a mut [Stream; 2],
+    is_double: bool,
+    /// The slot behind the last block that is wanted of the first stream.
+    end: usize,
 }
 
-impl BitWork for Mcus<'_> {
-    type Output = Result<(), Irregular>;
+impl BitWork for Round<'_> {
+    /// The slots of the same block in both streams, if there is one.
+    type Output = Option<(usize, usize)>;
 
     #[inline(always)]
     fn run(self) -> Self::Output {
-        let Self { file, position, layout, coefficients, extents } = self;
-        let Position { segment, window, predictions } = position;
-        let mut at = 0;
-        for extents in extents.chunks_exact_mut(layout.blocks.len()) {
-            segment.prepare(file, window)?;
-            let bytes = segment.bytes();
-            for (extent, &component) in extents.iter_mut().zip(layout.blocks) {
-                let component = usize::from(component);
-                let (_, rest) = coefficients.split_at_mut_checked(at).ok_or(Irregular)?;
-                let out = rest.first_chunk_mut().ok_or(Irregular)?;
-                let tables = &layout.tables[component];
-                *extent = block(bytes, window, tables, &mut predictions[component], out)?;
-                at += 64;
+        let Self { scan, bytes, memory, streams, is_double, end } = self;
+        // The blocks that are to be compared next.
+        let mut at = (streams[0].slots().start, streams[1].slots().start);
+        while streams[0].slots().end < end
+            && streams[0].first_invalid().is_none()
+            && streams[0].has_room(bytes)
+        {
+            if is_double && streams[1].has_room(bytes) {
+                Stream::batch_of_two(streams, memory, scan, bytes);
+            } else {
+                streams[0].batch(memory, scan, bytes);
+            }
+            if is_double && join(streams, memory, scan.blocks.len(), &mut at) {
+                return Some(at);
             }
         }
-        segment.check(window)
+        None
     }
 }
 
-/// Decodes one block.
-#[inline(always)]
-fn block(
-    bytes: &[u8],
-    at: &mut Window,
-    tables: &Tables<'_>,
-    prediction: &mut i32,
-    out: &mut [i16; REACH],
-) -> Result<Extent, Irregular> {
-    let mut window = *at;
-    window.refill(bytes)?;
-    let entry = tables.dc.lookup[(window.bits >> (64 - LOOKUP_BITS)) as usize];
-    let (bits, difference) = match entry & 0xffff {
-        0 => tables.dc.long(window.bits)?,
-        bits => (bits, entry as i32 >> 16),
-    };
-    window.consume(bits);
-    let dc = *prediction + difference;
-    *prediction = dc;
-    out[0] = i16::try_from(dc).map_err(|_| Irregular)?;
-    let mut wide = is_wide(dc, tables.quant[0]);
-    // The place of the last coefficient.
-    let mut place = 0;
-    'block: loop {
-        window.refill(bytes)?;
-        // Four lookups take at most 48 bits of the 56.
-        for _ in 0..4 {
-            let entry = tables.ac.lookup[(window.bits >> (64 - LOOKUP_BITS)) as usize];
-            if entry.is_long() {
-                window.refill(bytes)?;
-                let long = symbol(window.bits, tables, place, out)?;
-                window.consume(long.bits);
-                place = long.place;
-                wide |= long.is_wide;
-                if long.is_last {
-                    break 'block;
-                }
-                continue 'block;
-            }
-            let (first, second) = (place + entry.first(), place + entry.second());
-            let values = entry.values();
-            out[usize::from(PLACES[usize::from(first as u8)])] = values[0];
-            out[usize::from(PLACES[usize::from(second as u8)])] = values[1];
-            let next = place + entry.all();
-            if next >= 63 {
-                if next == 63 || (END_OF_BLOCK..END_OF_BLOCK + 63).contains(&next) {
-                    window.consume(entry.bits());
-                    place = next & 63;
-                    break 'block;
-                }
-                // The block ends within the entry, whose second half then belongs to the next block.
-                loop {
-                    window.refill(bytes)?;
-                    let long = symbol(window.bits, tables, place, out)?;
-                    window.consume(long.bits);
-                    place = long.place;
-                    wide |= long.is_wide;
-                    if long.is_last {
-                        break 'block;
-                    }
-                }
-            }
-            window.consume(entry.bits());
-            place = next;
+/// Goes through the starts of blocks of both streams, from `at` on, until the same block starts at the same bit.
+fn join(
+    [first, second]: &[Stream; 2],
+    memory: &Memory,
+    blocks: usize,
+    at: &mut (usize, usize),
+) -> bool {
+    at.1 = at.1.max(second.valid_from());
+    while at.0 <= first.slots().end && at.1 <= second.slots().end {
+        let (one, other) = (first.start_of(memory, at.0), second.start_of(memory, at.1));
+        // Slots tell which block of the MCU it is.
+        if one == other && at.0 % blocks == at.1 % blocks {
+            return true;
+        }
+        if one <= other {
+            at.0 += 1;
+        } else {
+            at.1 += 1;
         }
     }
-    *at = window;
-    Ok(Extent(place as u8 | if wide { Extent::WIDE } else { 0 }))
-}
-
-/// A symbol that was decoded the long way, after its coefficient was written.
-struct Long {
-    /// How many bits it took.
-    bits: u32,
-    /// The place of the last coefficient.
-    place: u32,
-    is_wide: bool,
-    /// Whether the block ends with it.
-    is_last: bool,
-}
-
-/// Decodes one symbol the long way.
-#[inline(never)]
-fn symbol(
-    bits: u64,
-    tables: &Tables<'_>,
-    place: u32,
-    out: &mut [i16; REACH],
-) -> Result<Long, Irregular> {
-    let (bits, symbol) = tables.ac.long(bits)?;
-    let Symbol::Coefficient { step, value } = symbol else {
-        return Ok(Long { bits, place, is_wide: false, is_last: true });
-    };
-    let place = place + step;
-    if place > 63 {
-        return Err(Irregular);
-    }
-    let to = usize::from(PLACES[place as usize]);
-    out[to] = value as i16;
-    let is_wide = is_wide(value, tables.quant[to]);
-    Ok(Long { bits, place, is_wide, is_last: place == 63 })
-}
-
-fn is_wide(coefficient: i32, step: i16) -> bool {
-    i16::try_from(coefficient * i32::from(step)).is_err()
+    false
 }

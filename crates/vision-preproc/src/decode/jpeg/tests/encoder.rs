@@ -51,12 +51,14 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn random(random: &mut Random) -> Self {
+        // Large ones are decoded in two streams.
+        let most = random.pick(&[70, 70, 70, 70, 70, 500]);
         Self {
-            width: 1 + random.below(70),
-            height: 1 + random.below(70),
+            width: 1 + random.below(most),
+            height: 1 + random.below(most),
             factors: random.pick(&[0, 0x11, 0x21, 0x12, 0x22, 0x22]),
-            restart_interval: random.pick(&[0, 0, 1, 2, 5]),
-            density: random.pick(&[0, 1, 4, 16, 64]),
+            restart_interval: random.pick(&[0, 0, 0, 1, 2, 5, 200]),
+            density: random.pick(&[0, 1, 4, 16, 16, 64]),
             size: random.pick(&[1, 2, 4, 7, 10]),
             step: random.pick(&[1, 16, 255]),
             fair_codes: random.below(3) > 0,
