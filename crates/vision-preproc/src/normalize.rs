@@ -1,4 +1,7 @@
-//! Bytes to normalised floats, through a table of every possible result.
+//! Bytes to normalised floats. A table of every possible result says what is right, and a few operations that are
+//! quicker than looking up are used where they give the same bits for all 256 bytes.
+
+use std::ops::Range;
 
 /// How a byte becomes a float before the mean is taken off; the two differ in the last bit of half of the values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -13,11 +16,27 @@ pub enum Rescale {
 
 /// `(byte * factor - mean) / std` for each channel and byte: 256 x 3 values in f32.
 #[derive(Clone, Debug)]
-pub(crate) struct Table([[f32; 256]; 3]);
+pub(crate) struct Table {
+    values: [[f32; 256]; 3],
+    steps: Option<Steps>,
+}
+
+/// Operations in f32 that give the values of a table.
+///
+/// `fma(byte, factor[0], byte * factor[1])` is the product with a factor of twice the precision, rounded once. A
+/// division is `q = x * inverse; fma(fma(-q, std, x), inverse, q)`: the quotient by a rounded reciprocal, corrected by
+/// what is left over (Markstein 1990). Both can miss the rounded result in rare cases, so all bytes are tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    pub(crate) factor: [f32; 2],
+    mean: [f32; 3],
+    std: [f32; 3],
+    inverse: [f32; 3],
+}
 
 impl Table {
     pub(crate) fn new(rescale: Rescale, factor: f64, mean: [f32; 3], std: [f32; 3]) -> Self {
-        Self(std::array::from_fn(|c| {
+        let values = std::array::from_fn(|c| {
             std::array::from_fn(|byte| {
                 let value = match rescale {
                     Rescale::Transformers => (byte as f64 * factor) as f32,
@@ -25,10 +44,121 @@ impl Table {
                 };
                 (value - mean[c]) / std[c]
             })
-        }))
+        });
+        let high = factor as f32;
+        let low = match rescale {
+            Rescale::Transformers => (factor - f64::from(high)) as f32,
+            Rescale::MlxVlm => 0.0,
+        };
+        let steps = Steps { factor: [high, low], mean, std, inverse: std.map(f32::recip) };
+        let steps = steps.give(&values).then_some(steps);
+        Self { values, steps }
     }
 
     pub(crate) fn value(&self, channel: usize, byte: u8) -> f32 {
-        self.0[channel][usize::from(byte)]
+        self.values[channel][usize::from(byte)]
+    }
+
+    /// The quick way, if it is exact.
+    pub(crate) fn steps(&self) -> Option<&Steps> {
+        self.steps.as_ref()
+    }
+}
+
+impl Steps {
+    fn give(&self, values: &[[f32; 256]; 3]) -> bool {
+        let same = |channel: usize, byte: usize| {
+            let (mean, std, inverse) =
+                (self.mean[channel], self.std[channel], self.inverse[channel]);
+            let byte_value = byte as f32;
+            let scaled = byte_value.mul_add(self.factor[0], byte_value * self.factor[1]);
+            let centred = scaled - mean;
+            let quotient = centred * inverse;
+            let rest = (-quotient).mul_add(std, centred);
+            rest.mul_add(inverse, quotient).to_bits() == values[channel][byte].to_bits()
+        };
+        (0..3).all(|channel| (0..256).all(|byte| same(channel, byte)))
+    }
+}
+
+/// The channel of each of a run of bytes, and its constants.
+#[derive(Clone, Debug)]
+pub(crate) struct Pattern {
+    channels: Vec<u8>,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+    inverse: Vec<f32>,
+}
+
+/// A part of a pattern.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lanes<'a> {
+    pub(crate) channels: &'a [u8],
+    pub(crate) mean: &'a [f32],
+    pub(crate) std: &'a [f32],
+    pub(crate) inverse: &'a [f32],
+}
+
+impl Pattern {
+    pub(crate) fn new(table: &Table, channels: impl Iterator<Item = u8>) -> Self {
+        let channels: Vec<u8> = channels.collect();
+        let each = |constants: fn(&Steps) -> [f32; 3]| -> Vec<f32> {
+            let constants = table.steps.as_ref().map_or([0.0; 3], constants);
+            channels.iter().map(|&channel| constants[usize::from(channel)]).collect()
+        };
+        Self {
+            mean: each(|steps| steps.mean),
+            std: each(|steps| steps.std),
+            inverse: each(|steps| steps.inverse),
+            channels,
+        }
+    }
+
+    pub(crate) fn lanes(&self) -> Lanes<'_> {
+        let Self { channels, mean, std, inverse } = self;
+        Lanes { channels, mean, std, inverse }
+    }
+}
+
+impl Lanes<'_> {
+    pub(crate) fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Those of `range`.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        Self {
+            channels: &self.channels[range.clone()],
+            mean: &self.mean[range.clone()],
+            std: &self.std[range.clone()],
+            inverse: &self.inverse[range],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_constants_of_known_models_have_a_quick_way() {
+        let clip =
+            ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
+        let imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        for (mean, std) in [clip, imagenet, ([0.5; 3], [0.5; 3]), ([0.0; 3], [1.0; 3])] {
+            for rescale in [Rescale::Transformers, Rescale::MlxVlm] {
+                let table = Table::new(rescale, 1.0 / 255.0, mean, std);
+                assert!(table.steps().is_some(), "{rescale:?} {mean:?} {std:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_way_that_misses_a_value_is_not_taken() {
+        // The reciprocal of a subnormal number is infinite.
+        let table = Table::new(Rescale::default(), 1.0, [0.0; 3], [1.0, f32::from_bits(1), 1.0]);
+        assert!(table.steps().is_none());
+        assert_eq!(table.value(1, 0), 0.0);
+        assert_eq!(table.value(1, 1), f32::INFINITY);
     }
 }

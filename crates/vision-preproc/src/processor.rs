@@ -2,10 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use crate::normalize::Table;
-use crate::patchify::{Layout, patchify};
-use crate::resize::resize;
-use crate::{Error, Filter, Grid, Limits, PassOrder, Rescale, RgbView, Size, smart_resize};
+use crate::normalize::{Pattern, Table};
+use crate::patchify::Layout;
+use crate::{Error, Filter, Grid, Level, Limits, PassOrder, Rescale, Size, smart_resize};
 
 /// The processor types that share the Qwen2-VL geometry and patch order.
 const KNOWN_TYPES: [&str; 4] = [
@@ -18,17 +17,19 @@ const KNOWN_TYPES: [&str; 4] = [
 /// The preprocessing of one model, parsed once from its configuration files.
 #[derive(Clone, Debug)]
 pub struct ImageProcessor {
-    layout: Layout,
+    pub(crate) layout: Layout,
     min_pixels: u64,
     max_pixels: u64,
-    filter: Filter,
-    order: PassOrder,
+    pub(crate) filter: Filter,
+    pub(crate) order: PassOrder,
     rescale: Rescale,
     factor: f64,
     mean: [f32; 3],
     std: [f32; 3],
-    limits: Limits,
-    table: Box<Table>,
+    pub(crate) limits: Limits,
+    pub(crate) table: Box<Table>,
+    pub(crate) pattern: Pattern,
+    pub(crate) level: Level,
 }
 
 /// Overrides of the configured pixel bounds for one call; `None` keeps the configured one.
@@ -115,6 +116,14 @@ impl ImageProcessor {
     pub fn with_rescale(mut self, rescale: Rescale) -> Self {
         self.rescale = rescale;
         *self.table = Table::new(rescale, self.factor, self.mean, self.std);
+        self.pattern = self.layout.pattern(&self.table);
+        self
+    }
+
+    /// Replaces the instructions that are used; the fastest that the machine has by default. The result is the same.
+    #[must_use]
+    pub fn with_level(mut self, level: Level) -> Self {
+        self.level = level;
         self
     }
 
@@ -160,18 +169,6 @@ impl ImageProcessor {
             Grid { t: 1, h: resized.height as usize / patch, w: resized.width as usize / patch };
         let patches = grid.patches();
         Ok(Plan { resized, grid, patches, tokens: patches / (merge * merge) })
-    }
-
-    /// Resizes, normalises and patchifies an upright image: `[h, w, 3]` bytes to `[P, row_values]`.
-    ///
-    /// # Errors
-    /// As for [`ImageProcessor::plan`].
-    pub fn process(&self, image: RgbView<'_>, budget: &PixelBudget) -> Result<Patches, Error> {
-        let plan = self.plan(image.size(), budget)?;
-        let resized = resize(image, plan.resized, self.filter, self.order)?;
-        let mut values = vec![0.0; plan.patches * self.row_values()];
-        patchify(resized.as_view(), plan.grid, self.layout, &self.table, &mut values);
-        Ok(Patches { values, grid: plan.grid })
     }
 
     fn from_keys(keys: &Map<String, Value>) -> Result<Self, Error> {
@@ -236,7 +233,11 @@ impl ImageProcessor {
             return Err(Error::config("image_std", "expected no zero, found one"));
         }
         let rescale = Rescale::default();
+        let table = Box::new(Table::new(rescale, factor, mean, std));
         Ok(Self {
+            pattern: layout.pattern(&table),
+            level: Level::detect(),
+            table,
             layout,
             min_pixels,
             max_pixels,
@@ -247,7 +248,6 @@ impl ImageProcessor {
             mean,
             std,
             limits: Limits::default(),
-            table: Box::new(Table::new(rescale, factor, mean, std)),
         })
     }
 }

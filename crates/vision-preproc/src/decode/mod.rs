@@ -109,7 +109,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Error> {
     limits.check_encoded(bytes.len())?;
     let info = probe(bytes)?;
     limits.check_size(info.size())?;
-    let image = rows::Rows::open(bytes, info.format).and_then(rows::Rows::into_image);
+    let image = rows::Rows::open(bytes, info.format, &mut rows::Scratch::default())
+        .and_then(rows::Rows::into_image);
     let image = image.map_err(|reason| Error::decode(info.format, reason))?;
     Ok(orient::upright(image, info.orientation))
 }

@@ -17,6 +17,12 @@ pub(crate) trait RowSource {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason>;
 }
 
+/// Memory of decoders, kept for the next image.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    jpeg: Option<Box<jpeg::Scratch>>,
+}
+
 /// The rows of an image of any format.
 pub(crate) enum Rows<'a> {
     Jpeg(jpeg::Rows<'a>),
@@ -25,15 +31,29 @@ pub(crate) enum Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Opens `bytes`, which are of `format`. What is not decoded row by row is decoded here.
-    pub(crate) fn open(bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+    pub(crate) fn open(
+        bytes: &'a [u8],
+        format: Format,
+        scratch: &mut Scratch,
+    ) -> Result<Self, Reason> {
         let whole = match format {
-            Format::Jpeg => return Ok(Self::Jpeg(jpeg::Rows::open(bytes)?)),
+            Format::Jpeg => {
+                let scratch = scratch.jpeg.take().unwrap_or_default();
+                return Ok(Self::Jpeg(jpeg::Rows::open(bytes, scratch)?));
+            }
             Format::Png => png::decode(bytes)?,
             Format::WebP => webp::decode(bytes)?,
             Format::Gif => gif::decode(bytes)?,
             Format::Bmp => bmp::decode(bytes)?,
         };
         Ok(Self::Whole(Whole::new(whole.size(), whole.into_pixels())))
+    }
+
+    /// Gives the memory of the decoder back.
+    pub(crate) fn keep(self, scratch: &mut Scratch) {
+        if let Self::Jpeg(rows) = self {
+            scratch.jpeg = rows.into_scratch();
+        }
     }
 
     /// All rows as one image.
@@ -128,10 +148,11 @@ mod tests {
             ("png_palette.png", Format::Png),
         ] {
             let bytes = file(name);
-            let image = Rows::open(&bytes, format).unwrap().into_image().unwrap();
+            let image =
+                Rows::open(&bytes, format, &mut Scratch::default()).unwrap().into_image().unwrap();
             let stride = image.width() as usize * 3;
             for portion in [1, 7, 1000] {
-                let mut rows = Rows::open(&bytes, format).unwrap();
+                let mut rows = Rows::open(&bytes, format, &mut Scratch::default()).unwrap();
                 assert_eq!(rows.size(), image.size());
                 // The bytes after the last whole row must be left alone.
                 let mut out = vec![0; portion * stride + 2];
@@ -154,7 +175,8 @@ mod tests {
         let path =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/preproc/formats/jpeg_0.jpg");
         let bytes = std::fs::read(path).unwrap();
-        let mut rows = Rows::open(&bytes[..bytes.len() / 2], Format::Jpeg).unwrap();
+        let mut rows =
+            Rows::open(&bytes[..bytes.len() / 2], Format::Jpeg, &mut Scratch::default()).unwrap();
         let mut out = vec![0; rows.size().rgb_bytes()];
         let reason = loop {
             match rows.read(&mut out) {

@@ -10,18 +10,28 @@
 )]
 
 mod bits;
+mod element;
 mod horizontal;
 pub(crate) mod idct;
 mod level;
+mod memory;
+mod normalize;
+mod tile;
+mod turn;
 pub(crate) mod upsample;
 mod vertical;
 pub(crate) mod ycc;
 mod zeroed;
 
+pub use element::Element;
 pub use level::Level;
 
 pub(crate) use bits::{BitWork, with_bit_instructions};
 pub(crate) use horizontal::Horizontal;
+pub(crate) use memory::advise_huge_pages;
+pub(crate) use normalize::{Store, normalize};
+pub(crate) use tile::planes;
+pub(crate) use turn::turn;
 pub(crate) use vertical::Vertical;
 pub(crate) use zeroed::{Zeroed, zeroed};
 

@@ -5,6 +5,8 @@ mod libjpeg;
 #[cfg(test)]
 mod tests;
 
+pub(super) use baseline::Scratch;
+
 use super::rows::RowSource;
 use super::{Header, Reason, exif, expand_grey};
 use crate::{Level, Size};
@@ -40,9 +42,8 @@ enum Decoder<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, Reason> {
+    pub(super) fn open(bytes: &'a [u8], scratch: Box<Scratch>) -> Result<Self, Reason> {
         let frame = head(bytes)?.frame;
-        let scratch = Box::default();
         let decoder = match baseline::Decoder::open(bytes, Level::detect(), scratch) {
             Ok(decoder) if decoder.size() == (frame.width, frame.height) => {
                 Decoder::Baseline(decoder)
@@ -50,6 +51,14 @@ impl<'a> Rows<'a> {
             _ => Decoder::Libjpeg(Libjpeg::open(bytes, frame)?),
         };
         Ok(Self { bytes, frame, decoder, rows: 0 })
+    }
+
+    /// Gives the memory back, if it was used to the end.
+    pub(super) fn into_scratch(self) -> Option<Box<Scratch>> {
+        match self.decoder {
+            Decoder::Baseline(decoder) => Some(decoder.into_scratch()),
+            Decoder::Libjpeg(_) => None,
+        }
     }
 }
 

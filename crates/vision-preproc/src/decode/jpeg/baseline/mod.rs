@@ -120,7 +120,6 @@ impl<'a> Decoder<'a> {
     }
 
     /// Gives the memory back.
-    #[cfg(test)]
     pub(crate) fn into_scratch(self) -> Box<Scratch> {
         self.scratch
     }

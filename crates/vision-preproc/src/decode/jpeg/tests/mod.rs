@@ -32,7 +32,7 @@ fn by_libjpeg(bytes: &[u8]) -> Result<Vec<u8>, String> {
 
 /// What the crate does: by the baseline decoder, then by libjpeg if that is not enough.
 fn by_rows(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut rows = Rows::open(bytes).map_err(|reason| reason.to_string())?;
+    let mut rows = Rows::open(bytes, Box::default()).map_err(|reason| reason.to_string())?;
     let size = rows.size();
     all(|out| rows.read(out), size)
 }

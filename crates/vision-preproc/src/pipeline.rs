@@ -1,0 +1,204 @@
+//! From an image to patches: the steps that an `ImageProcessor` asks for, as a stream of rows.
+//!
+//! ```text
+//! decoder or pixels -- rows --> resize -- rows --> a strip of merged blocks -- patchify --> out
+//! ```
+//!
+//! Everything happens in the orientation in which the rows are stored; patches are turned last, one by one.
+
+use crate::decode::rows::{RowSource, Rows, Whole};
+use crate::kernels::{Element, advise_huge_pages};
+use crate::patchify::{Frames, Patchify};
+use crate::resize::Passes;
+use crate::{
+    Error, Format, Grid, ImageProcessor, Orientation, Patches, PixelBudget, Plan, RgbView, Size,
+    Workspace, probe,
+};
+
+/// An image to process.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// The bytes of an image file.
+    Encoded(&'a [u8]),
+    /// Upright pixels.
+    Rgb(RgbView<'a>),
+}
+
+impl<'a> From<&'a [u8]> for Input<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Encoded(bytes)
+    }
+}
+
+impl<'a> From<RgbView<'a>> for Input<'a> {
+    fn from(image: RgbView<'a>) -> Self {
+        Self::Rgb(image)
+    }
+}
+
+impl ImageProcessor {
+    /// Resizes, normalises and patchifies an upright image: `[h, w, 3]` bytes to `[P, row_values]`.
+    ///
+    /// # Errors
+    /// As for [`ImageProcessor::plan`].
+    pub fn process(&self, image: RgbView<'_>, budget: &PixelBudget) -> Result<Patches, Error> {
+        self.patches(image.into(), budget, &mut Workspace::new())
+    }
+
+    /// Decodes, resizes, normalises and patchifies an image file, without holding the whole of it where its format
+    /// allows; the result is that of [`decode`](crate::decode()) and [`ImageProcessor::process`], bit for bit.
+    ///
+    /// # Errors
+    /// As for [`decode`](crate::decode()), with the limits of the processor, and [`ImageProcessor::plan`].
+    pub fn process_bytes(
+        &self,
+        encoded: &[u8],
+        budget: &PixelBudget,
+        workspace: &mut Workspace,
+    ) -> Result<Patches, Error> {
+        self.patches(encoded.into(), budget, workspace)
+    }
+
+    /// Processes an image into a buffer of the caller: `out` is `[P, row_values]` with the number of patches `P` that
+    /// [`ImageProcessor::plan`] gives for its size.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `out` has another length; otherwise as for [`ImageProcessor::process_bytes`]. After an error
+    /// the content of `out` is of no use.
+    pub fn process_into<'a, T: Element>(
+        &self,
+        input: impl Into<Input<'a>>,
+        budget: &PixelBudget,
+        workspace: &mut Workspace,
+        out: &mut [T],
+    ) -> Result<Grid, Error> {
+        let job = self.job(input.into(), budget)?;
+        let expected = job.plan.patches * self.row_values();
+        if out.len() != expected {
+            return Err(Error::Shape {
+                expected: format!("a buffer of {expected} values for {:?}", job.plan.grid),
+                found: format!("{} values", out.len()),
+            });
+        }
+        self.run(&job, Frames::All, workspace, out)?;
+        Ok(job.plan.grid)
+    }
+
+    /// Processes the frames of a video, all of one size: each patch spans as many frames as the configuration says,
+    /// two for Qwen2-VL, and the last frame is repeated until they suffice.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is no frame or their sizes differ; otherwise as for [`ImageProcessor::process`].
+    pub fn process_frames(
+        &self,
+        frames: &[RgbView<'_>],
+        budget: &PixelBudget,
+        workspace: &mut Workspace,
+    ) -> Result<Patches, Error> {
+        let size = frames.first().map(|frame| frame.size());
+        let other = frames.iter().map(|frame| frame.size()).find(|&other| Some(other) != size);
+        let (Some(&last), None) = (frames.last(), other) else {
+            return Err(Error::Shape {
+                expected: "one frame and more, all of one size".into(),
+                found: format!("{} frames, {size:?} and {other:?}", frames.len()),
+            });
+        };
+        let per_patch = self.layout.frames;
+        let plan = self.plan(last.size(), budget)?;
+        let grid = Grid { t: frames.len().div_ceil(per_patch), ..plan.grid };
+        let len = plan.patches * self.row_values();
+        let mut values = fresh(grid.t * len);
+        for (t, values) in values.chunks_exact_mut(len).enumerate() {
+            for frame in 0..per_patch {
+                let view = frames.get(t * per_patch + frame).copied().unwrap_or(last);
+                let job = self.job(view.into(), budget)?;
+                self.run(&job, Frames::One(frame), workspace, values)?;
+            }
+        }
+        Ok(Patches { values, grid })
+    }
+
+    pub(crate) fn patches(
+        &self,
+        input: Input<'_>,
+        budget: &PixelBudget,
+        workspace: &mut Workspace,
+    ) -> Result<Patches, Error> {
+        let job = self.job(input, budget)?;
+        let mut values = fresh(job.plan.patches * self.row_values());
+        self.run(&job, Frames::All, workspace, &mut values)?;
+        Ok(Patches { values, grid: job.plan.grid })
+    }
+
+    /// Checks the input by its header.
+    fn job<'a>(&self, input: Input<'a>, budget: &PixelBudget) -> Result<Job<'a>, Error> {
+        let (size, orientation, source) = match input {
+            Input::Encoded(bytes) => {
+                self.limits.check_encoded(bytes.len())?;
+                let info = probe(bytes)?;
+                (info.size(), info.orientation, Source::Encoded(bytes, info.format))
+            }
+            Input::Rgb(view) => (view.size(), Orientation::Upright, Source::Rgb(view)),
+        };
+        Ok(Job { source, size, orientation, plan: self.plan(size, budget)? })
+    }
+
+    fn run<T: Element>(
+        &self,
+        job: &Job<'_>,
+        frames: Frames,
+        workspace: &mut Workspace,
+        out: &mut [T],
+    ) -> Result<(), Error> {
+        let Workspace { decode, resize, patchify } = workspace;
+        let passes =
+            Passes::new(job.size, job.plan.resized, self.filter, self.order, job.orientation);
+        let to_patches = Patchify {
+            level: self.level,
+            layout: self.layout,
+            table: &self.table,
+            pattern: &self.pattern,
+            grid: job.plan.grid,
+            orientation: job.orientation,
+            frames,
+        };
+        let mut process = |rows: &mut dyn RowSource| {
+            passes.run(rows, self.level, resize, |rows| to_patches.fill(rows, patchify, out))
+        };
+        match job.source {
+            Source::Encoded(bytes, format) => {
+                let mut rows = Rows::open(bytes, format, decode)
+                    .map_err(|reason| Error::decode(format, reason))?;
+                let done = process(&mut rows);
+                rows.keep(decode);
+                done.map_err(|reason| Error::decode(format, reason))
+            }
+            Source::Rgb(view) => {
+                process(&mut Whole::new(view.size(), view.pixels())).expect("pixels have no error");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An image of which the header is known.
+struct Job<'a> {
+    source: Source<'a>,
+    /// Upright.
+    size: Size,
+    orientation: Orientation,
+    plan: Plan,
+}
+
+enum Source<'a> {
+    Encoded(&'a [u8], Format),
+    Rgb(RgbView<'a>),
+}
+
+/// A new output, whose memory is not touched before it is written.
+fn fresh(len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    advise_huge_pages(&mut values);
+    values
+}

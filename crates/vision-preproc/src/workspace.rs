@@ -1,0 +1,30 @@
+use std::fmt;
+
+use crate::decode::rows::Scratch;
+use crate::{patchify, resize};
+
+/// Buffers and tables that are used for one image after the other.
+///
+/// It grows to what the largest image needed: some rows of the image and, for an image that is not decoded row by row,
+/// all of them. With a workspace that has seen an image of the same size, a JPEG image costs no allocation but that of
+/// the result, if the caller does not bring a buffer.
+#[derive(Default)]
+pub struct Workspace {
+    pub(crate) decode: Scratch,
+    pub(crate) resize: resize::Buffers,
+    pub(crate) patchify: patchify::Buffers,
+}
+
+impl Workspace {
+    /// An empty workspace.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+// The content of the buffers helps nobody.
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! In steady state an image costs no allocation, and none ever costs a frame.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use vision_preproc::{ImageProcessor, PixelBudget, RgbImage, Workspace};
+
+/// Counts calls, and the bytes that are held at once.
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Relaxed);
+        MOST.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// One test, because the counters see all threads.
+#[test]
+fn a_workspace_is_enough() {
+    let config = r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#;
+    let processor = ImageProcessor::from_json(config).unwrap();
+    let budget = PixelBudget::default();
+    let mut workspace = Workspace::new();
+
+    let image = RgbImage::new(900, 700, vec![9; 900 * 700 * 3]).unwrap();
+    let plan = processor.plan(image.size(), &budget).unwrap();
+    let mut out = vec![0.0_f32; plan.patches * processor.row_values()];
+    processor.process_into(image.as_view(), &budget, &mut workspace, &mut out).unwrap();
+    let calls = CALLS.load(Relaxed);
+    processor.process_into(image.as_view(), &budget, &mut workspace, &mut out).unwrap();
+    assert_eq!(CALLS.load(Relaxed) - calls, 0, "allocations for the second image");
+}
