@@ -4,7 +4,7 @@
 //! f32 by itself: fused or reordered operations are quicker to write and differ in the last bit from what models were
 //! trained on. Background and picture go through the same arithmetic, so a black border is what a black pixel is.
 
-use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
+use crate::decode::rows::{Reason, RowSource, Rows, Scratch, Whole, collect};
 use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
 use crate::kernels::Level;
@@ -178,9 +178,10 @@ impl Letterbox {
         let info = probe(bytes)?;
         limits.check_size(info.size())?;
         let placement = self.placement(info.size());
-        let written = Rows::open(bytes, info.format).and_then(|mut rows| {
-            self.run(&mut rows, info.orientation, info.size(), placement, dst)
-        });
+        let written =
+            Rows::open(bytes, info.format, &mut Scratch::default()).and_then(|mut rows| {
+                self.run(&mut rows, info.orientation, info.size(), placement, dst)
+            });
         written.map_err(|reason| Error::decode(info.format, reason))?;
         Ok(placement)
     }

@@ -18,7 +18,7 @@ pub(crate) trait RowSource {
 }
 
 /// Memory of decoders, kept for the next image.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Scratch {
     jpeg: Option<Box<jpeg::Scratch>>,
 }
