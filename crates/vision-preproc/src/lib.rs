@@ -19,20 +19,24 @@
 
 mod decode;
 mod error;
+mod frames;
 mod geometry;
 mod image;
 mod kernels;
+mod keys;
 mod letterbox;
 mod limits;
 mod normalize;
 mod patchify;
 mod pipeline;
+mod presets;
 mod processor;
 mod resize;
 mod workspace;
 
 pub use decode::{Format, ImageInfo, Orientation, decode, probe};
 pub use error::Error;
+pub use frames::{FrameProcessor, Frames};
 pub use geometry::{Grid, Placement, letterbox, smart_resize};
 pub use image::{RgbImage, RgbView, Size};
 pub use kernels::{Element, Level};
@@ -40,6 +44,7 @@ pub use letterbox::{ChannelOrder, Letterbox, LetterboxOptions};
 pub use limits::Limits;
 pub use normalize::Rescale;
 pub use pipeline::Input;
+pub use presets::{PRESETS, Preprocessor};
 pub use processor::{ImageProcessor, Patches, PixelBudget, Plan};
 pub use resize::{Filter, PassOrder, resize};
 pub use workspace::Workspace;

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::keys::{self, flag, number_in};
 use crate::normalize::{Pattern, Table};
 use crate::patchify::Layout;
 use crate::{Error, Filter, Grid, Level, Limits, PassOrder, Rescale, Size, smart_resize};
@@ -184,7 +185,7 @@ impl ImageProcessor {
             ));
         }
         // The step cannot be left out: a size that is no multiple of the block has no patches.
-        if !flag(keys, "do_resize")? {
+        if !flag(keys, "do_resize", true)? {
             return Err(Error::config("do_resize", "expected true, found false"));
         }
         let side = |key: &str, default| number_in(keys.get(key), key, default, 1..=256);
@@ -207,31 +208,9 @@ impl ImageProcessor {
                 format!("expected at most max_pixels = {max_pixels}, found {min_pixels}"),
             ));
         }
-        let filter = match number_in(keys.get("resample"), "resample", 3, 1..=5)? {
-            1 => Filter::Lanczos,
-            2 => Filter::Bilinear,
-            4 => Filter::Box,
-            5 => Filter::Hamming,
-            _ => Filter::Bicubic,
-        };
-        let factor = match keys.get("rescale_factor") {
-            _ if !flag(keys, "do_rescale")? => 1.0,
-            None | Some(Value::Null) => 1.0 / 255.0,
-            Some(value) => value.as_f64().ok_or_else(|| {
-                Error::config("rescale_factor", format!("expected a number, found {value}"))
-            })?,
-        };
-        let (mean, std) = if flag(keys, "do_normalize")? {
-            (
-                triple(keys, "image_mean", [0.481_454_66, 0.457_827_5, 0.408_210_73])?,
-                triple(keys, "image_std", [0.268_629_54, 0.261_302_6, 0.275_777_1])?,
-            )
-        } else {
-            ([0.0; 3], [1.0; 3])
-        };
-        if std.contains(&0.0) {
-            return Err(Error::config("image_std", "expected no zero, found one"));
-        }
+        let filter = keys::filter(keys, 3)?;
+        let factor = keys::factor(keys)?;
+        let [mean, std] = keys::mean_and_std(keys, keys::CLIP)?;
         let rescale = Rescale::default();
         let table = Box::new(Table::new(rescale, factor, mean, std));
         Ok(Self {
@@ -250,41 +229,6 @@ impl ImageProcessor {
             limits: Limits::default(),
         })
     }
-}
-
-/// A switch that is on unless the file says otherwise.
-fn flag(keys: &Map<String, Value>, key: &str) -> Result<bool, Error> {
-    match keys.get(key) {
-        None | Some(Value::Null) => Ok(true),
-        Some(Value::Bool(value)) => Ok(*value),
-        Some(other) => Err(Error::config(key, format!("expected true or false, found {other}"))),
-    }
-}
-
-fn number_in(
-    value: Option<&Value>,
-    key: &str,
-    default: u64,
-    range: std::ops::RangeInclusive<u64>,
-) -> Result<u64, Error> {
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(default) };
-    value.as_u64().filter(|number| range.contains(number)).ok_or_else(|| {
-        let (low, high) = (range.start(), range.end());
-        Error::config(key, format!("expected an integer from {low} to {high}, found {value}"))
-    })
-}
-
-fn triple(keys: &Map<String, Value>, key: &str, default: [f32; 3]) -> Result<[f32; 3], Error> {
-    let value = match keys.get(key) {
-        None | Some(Value::Null) => return Ok(default),
-        Some(value) => value,
-    };
-    let numbers: Option<Vec<f32>> = value
-        .as_array()
-        .and_then(|list| list.iter().map(|n| n.as_f64().map(|n| n as f32)).collect());
-    numbers
-        .and_then(|numbers| numbers.try_into().ok())
-        .ok_or_else(|| Error::config(key, format!("expected three numbers, found {value}")))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use vision_preproc::{Error, ImageProcessor, PixelBudget, Size};
+use vision_preproc::{Error, ImageProcessor, PixelBudget, Preprocessor, RgbImage, Size};
 
 use crate::cases;
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 24] = [
     "image_processor_type",
     "do_resize",
     "do_rescale",
@@ -22,6 +22,13 @@ const KEYS: [&str; 17] = [
     "image_mean",
     "image_std",
     "image_processor",
+    "crop_size",
+    "do_center_crop",
+    "do_image_splitting",
+    "do_pad",
+    "height",
+    "max_image_size",
+    "width",
 ];
 
 /// Any JSON whose objects use the keys that the parser knows.
@@ -36,6 +43,8 @@ fn value() -> impl Strategy<Value = Value> {
         "[a-zA-Z0-9 ]{0,9}".prop_map(Value::from),
         Just(Value::from("Qwen2VLImageProcessor")),
         Just(Value::from("Qwen2_5_VLImageProcessorFast")),
+        Just(Value::from("CLIPImageProcessor")),
+        Just(Value::from("Idefics3ImageProcessor")),
     ];
     leaf.prop_recursive(3, 24, 6, |inner| {
         let key = proptest::sample::select(&KEYS[..]);
@@ -67,6 +76,26 @@ fn check(result: Result<ImageProcessor, Error>) {
     }
 }
 
+/// As `check`, for any family; what makes frames makes as many as it said.
+fn check_any(result: Result<Preprocessor, Error>) {
+    match result {
+        Ok(Preprocessor::Frames(processor)) => {
+            let image = RgbImage::new(30, 7, vec![100; 630]).unwrap();
+            let (rows, columns) = processor.tiles(image.size()).unwrap();
+            let pixels = (rows * columns + 1) as u64 * processor.frame_size().pixels();
+            // Tiles of one pixel, and images of thousands, are allowed and slow.
+            if columns < 100 && pixels < 50_000 {
+                let frames = processor.process(image.as_view()).unwrap();
+                assert_eq!(frames.count, rows * columns + 1);
+                assert_eq!(frames.values.len() as u64, 3 * pixels);
+            }
+        }
+        Ok(Preprocessor::Patches(processor)) => check(Ok(processor)),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => check(Err(error)),
+    }
+}
+
 proptest! {
     #![proptest_config(cases(4000))]
 
@@ -74,6 +103,7 @@ proptest! {
     fn any_json_is_accepted_or_an_error(first in value(), second in value()) {
         let (first, second) = (first.to_string(), second.to_string());
         check(ImageProcessor::from_json(&first));
+        check_any(Preprocessor::from_json(&first));
         check(ImageProcessor::from_configs(Some(&first), Some(&second)));
         check(ImageProcessor::from_configs(None, Some(&second)));
     }
@@ -98,6 +128,17 @@ proptest! {
     }
 
     #[test]
+    fn one_odd_value_in_a_preset_is_accepted_or_an_error(
+        kind in proptest::sample::select(&["CLIP", "Llava", "Siglip", "SmolVLM"][..]),
+        key in proptest::sample::select(&KEYS[1..]),
+        value in value(),
+    ) {
+        let mut config = json!({"image_processor_type": format!("{kind}ImageProcessor")});
+        config[key] = value;
+        check_any(Preprocessor::from_json(&config.to_string()));
+    }
+
+    #[test]
     fn any_text_is_an_error(text in ".{0,80}") {
         let is_config = matches!(ImageProcessor::from_json(&text), Err(Error::Config { .. }));
         prop_assert!(is_config, "{}", text);
@@ -112,7 +153,7 @@ fn the_rescale_factor_is_read_to_the_last_bit() {
             r#"{{"image_processor_type": "Qwen2VLImageProcessor", "rescale_factor": {factor},
                 "do_normalize": false, "min_pixels": 784, "max_pixels": 784}}"#
         );
-        let image = vision_preproc::RgbImage::new(28, 28, vec![1; 28 * 28 * 3]).unwrap();
+        let image = RgbImage::new(28, 28, vec![1; 28 * 28 * 3]).unwrap();
         let processor = ImageProcessor::from_json(&text).unwrap();
         processor.process(image.as_view(), &PixelBudget::default()).unwrap().values[0]
     };
