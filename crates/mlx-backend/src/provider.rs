@@ -180,6 +180,16 @@ impl MlxProvider {
         &self.path
     }
 
+    /// Gives the model back at once rather than when [`CacheLimits::keep_alive`] is over; another
+    /// provider of the same model, or an answer in the making, keeps it.
+    ///
+    /// [`CacheLimits::keep_alive`]: crate::CacheLimits::keep_alive
+    pub fn unload(self) {
+        let (caches, entry) = (self.options.caches.clone(), self.frontend.model.entry());
+        drop(self);
+        caches.models.unload(entry);
+    }
+
     /// Returns the caches that this provider uses.
     #[must_use]
     pub fn caches(&self) -> &Arc<Caches> {

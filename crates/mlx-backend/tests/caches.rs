@@ -167,6 +167,11 @@ fn models_leave_when_their_place_is_needed_and_not_while_in_use() {
     assert_eq!(caches.report().models.entries, 1);
     caches.clear().unwrap();
     assert_eq!(caches.report().models.entries, 0);
+    let [one, two] = [(); 2].map(|()| load("4bit", caches.clone(), Arc::new(Phases::default())));
+    one.unload();
+    assert_eq!(caches.report().models.entries, 1, "another uses it");
+    two.unload();
+    assert_eq!(caches.report().models.entries, 0);
 }
 
 #[test]

@@ -148,6 +148,11 @@ impl ModelCache {
         Ok(Lease { model: Some(model), entry, cache: self.clone() })
     }
 
+    /// Drops the model of a lease that has ended, if nobody else uses it.
+    pub(crate) fn unload(&self, entry: u64) {
+        self.drop_idle(&mut self.lock().entries, |e| e.id == entry);
+    }
+
     /// Drops every model that nobody uses.
     pub(crate) fn unload_idle(&self) {
         self.drop_idle(&mut self.lock().entries, |_| true);
@@ -254,6 +259,13 @@ impl Entry {
     /// the slot.
     fn is_idle(&self) -> bool {
         self.model.strong_count() == 1 && Arc::strong_count(&self.slot) == 1
+    }
+}
+
+impl Lease {
+    /// Returns the number of the model in the cache, for [`ModelCache::unload`].
+    pub(crate) fn entry(&self) -> u64 {
+        self.entry
     }
 }
 
