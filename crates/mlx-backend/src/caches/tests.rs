@@ -59,6 +59,7 @@ fn mirrored(segment: Segment) -> Segment {
 }
 
 struct Bench {
+    folder: PathBuf,
     model: Rc<dyn VisionLanguageModel>,
     processor: ImageProcessor,
     processor_identity: Digest,
@@ -76,7 +77,11 @@ struct Outcome {
 
 impl Bench {
     fn new(limits: CacheLimits) -> Self {
-        let checkpoint = Checkpoint::open(&golden("tiny_fp32")).unwrap();
+        Self::of(&golden("tiny_fp32"), limits)
+    }
+
+    fn of(folder: &Path, limits: CacheLimits) -> Self {
+        let checkpoint = Checkpoint::open(folder).unwrap();
         let model = build(&LoadSpec {
             architecture: models::architecture(checkpoint.model_type()).unwrap(),
             config: checkpoint.config().clone(),
@@ -92,7 +97,8 @@ impl Bench {
             model: Rc::from(model.unwrap()),
             processor: image_processor(&checkpoint).unwrap().unwrap(),
             processor_identity: processor_identity(&checkpoint),
-            tokenizer: Arc::new(Tokenizer::load(&golden("tiny_fp32")).unwrap()),
+            tokenizer: Arc::new(Tokenizer::load(folder).unwrap()),
+            folder: folder.to_owned(),
             device: Rc::new(RefCell::new(caches.new_device_caches())),
             caches,
         }
@@ -166,7 +172,8 @@ impl Bench {
 
     /// Runs a prompt here and afresh, compares, and returns what was reused and encoded.
     fn check(&self, what: &str, segments: &[Segment]) -> (usize, usize) {
-        let (found, fresh) = (self.run(segments), Self::new(CacheLimits::none()).run(segments));
+        let found = self.run(segments);
+        let fresh = Self::of(&self.folder, CacheLimits::none()).run(segments);
         assert_eq!(fresh.reused, 0);
         for (found, fresh) in found.logits.iter().zip(&fresh.logits) {
             let pairs = found.iter().zip(fresh);
@@ -296,4 +303,21 @@ fn another_process_takes_up_from_disk_what_this_one_read() {
         std::fs::write(file.unwrap().path(), b"damaged").unwrap();
     }
     assert_eq!(Bench::new(disk(1 << 30)).check("damaged", &prompt), (0, 1));
+}
+
+/// The same on a checkpoint of true width, which `cargo xtask bench generate` can make:
+/// `CHECKPOINT=FOLDER cargo test --release -p mlx-backend --lib true_width -- --ignored --nocapture`
+#[test]
+#[ignore = "needs a checkpoint of gigabytes"]
+fn a_checkpoint_of_true_width_gives_the_same() {
+    let folder = PathBuf::from(std::env::var_os("CHECKPOINT").expect("CHECKPOINT is a folder"));
+    let bench = Bench::of(&folder, CacheLimits::default());
+    let (a, question) = (image("a_220x150.png"), text(30..50));
+    let first = [text(0..20), a.clone(), question.clone()];
+    assert_eq!(bench.check("first turn", &first), (0, 1));
+    let second = [&first[..], &[text(60..90)]].concat();
+    let (reused, encoded) = bench.check("second turn", &second);
+    assert!(reused >= 80 && encoded == 0, "{reused}");
+    let swapped = [text(0..20), mirrored(a), question];
+    assert_eq!(bench.check("another image of the same size", &swapped), (20, 1));
 }
