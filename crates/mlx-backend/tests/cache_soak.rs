@@ -1,5 +1,6 @@
 //! Thousands of requests about many images to more models than may be loaded, under limits of a few
 //! megabytes: memory stays flat, the counts add up, and no answer is wrong.
+#![allow(clippy::print_stdout, reason = "somebody runs the long one and looks")]
 
 use std::{
     collections::HashMap,
