@@ -1,8 +1,6 @@
 //! Bytes to normalised floats. A table of every possible result says what is right, and a few operations that are
 //! quicker than looking up are used where they give the same bits for all 256 bytes.
 
-use std::ops::Range;
-
 /// How a byte becomes a float before the mean is taken off; the two differ in the last bit of half of the values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -29,9 +27,9 @@ pub(crate) struct Table {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steps {
     pub(crate) factor: [f32; 2],
-    mean: [f32; 3],
-    std: [f32; 3],
-    inverse: [f32; 3],
+    pub(crate) mean: [f32; 3],
+    pub(crate) std: [f32; 3],
+    pub(crate) inverse: [f32; 3],
 }
 
 impl Table {
@@ -78,61 +76,6 @@ impl Steps {
             rest.mul_add(inverse, quotient).to_bits() == values[channel][byte].to_bits()
         };
         (0..3).all(|channel| (0..256).all(|byte| same(channel, byte)))
-    }
-}
-
-/// The channel of each of a run of bytes, and its constants.
-#[derive(Clone, Debug)]
-pub(crate) struct Pattern {
-    channels: Vec<u8>,
-    mean: Vec<f32>,
-    std: Vec<f32>,
-    inverse: Vec<f32>,
-}
-
-/// A part of a pattern.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lanes<'a> {
-    pub(crate) channels: &'a [u8],
-    pub(crate) mean: &'a [f32],
-    pub(crate) std: &'a [f32],
-    pub(crate) inverse: &'a [f32],
-}
-
-impl Pattern {
-    pub(crate) fn new(table: &Table, channels: impl Iterator<Item = u8>) -> Self {
-        let channels: Vec<u8> = channels.collect();
-        let each = |constants: fn(&Steps) -> [f32; 3]| -> Vec<f32> {
-            let constants = table.steps.as_ref().map_or([0.0; 3], constants);
-            channels.iter().map(|&channel| constants[usize::from(channel)]).collect()
-        };
-        Self {
-            mean: each(|steps| steps.mean),
-            std: each(|steps| steps.std),
-            inverse: each(|steps| steps.inverse),
-            channels,
-        }
-    }
-
-    pub(crate) fn lanes(&self) -> Lanes<'_> {
-        let Self { channels, mean, std, inverse } = self;
-        Lanes { channels, mean, std, inverse }
-    }
-}
-
-impl Lanes<'_> {
-    pub(crate) fn len(&self) -> usize {
-        self.channels.len()
-    }
-
-    /// Those of `range`.
-    pub(crate) fn part(&self, range: Range<usize>) -> Self {
-        Self {
-            channels: &self.channels[range.clone()],
-            mean: &self.mean[range.clone()],
-            std: &self.std[range.clone()],
-            inverse: &self.inverse[range],
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::decode::Orientation;
 use crate::decode::rows::{Reason, RowSource};
 use crate::kernels::{Element, Level, Store, normalize, planes, turn};
-use crate::normalize::{Pattern, Table};
+use crate::normalize::Table;
 use crate::{Grid, Size};
 
 /// Sides of a patch, in pixels and frames, and of a merged block, in patches.
@@ -30,9 +30,9 @@ impl Layout {
     }
 
     /// The channels of the values of a merged block.
-    pub(crate) fn pattern(self, table: &Table) -> Pattern {
+    pub(crate) fn channels(self) -> Vec<u8> {
         let channel_values = self.row_values() / 3;
-        Pattern::new(table, (0..self.block_values()).map(|at| (at / channel_values % 3) as u8))
+        (0..self.block_values()).map(|at| (at / channel_values % 3) as u8).collect()
     }
 }
 
@@ -51,8 +51,8 @@ pub(crate) struct Patchify<'a> {
     pub(crate) level: Level,
     pub(crate) layout: Layout,
     pub(crate) table: &'a Table,
-    /// Of `layout` and `table`.
-    pub(crate) pattern: &'a Pattern,
+    /// Those of `layout`.
+    pub(crate) channels: &'a [u8],
     /// The patches of the upright image.
     pub(crate) grid: Grid,
     /// How the rows are stored.
@@ -153,15 +153,15 @@ impl Patchify<'_> {
 
     /// Normalises the bytes of a merged block to its rows, `dst`.
     fn write<T: Element>(&self, block: &[u8], store: Store, dst: &mut [T]) {
-        let lanes = self.pattern.lanes();
+        let channels = self.channels;
         let Frames::One(frame) = self.frames else {
-            return normalize(self.level, self.table, lanes, store, block, dst);
+            return normalize(self.level, self.table, channels, store, block, dst);
         };
         let plane = self.layout.patch * self.layout.patch;
         for (at, bytes) in block.chunks_exact(plane).enumerate() {
             let start = (at * self.layout.frames + frame) * plane;
-            let (lanes, dst) = (lanes.part(start..start + plane), &mut dst[start..start + plane]);
-            normalize(self.level, self.table, lanes, Store::Cached, bytes, dst);
+            let (channels, dst) = (&channels[start..][..plane], &mut dst[start..][..plane]);
+            normalize(self.level, self.table, channels, Store::Cached, bytes, dst);
         }
     }
 

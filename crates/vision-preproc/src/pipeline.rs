@@ -158,7 +158,7 @@ impl ImageProcessor {
             level: self.level,
             layout: self.layout,
             table: &self.table,
-            pattern: &self.pattern,
+            channels: &self.channels,
             grid: job.plan.grid,
             orientation: job.orientation,
             frames,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::keys::{self, flag, number_in};
-use crate::normalize::{Pattern, Table};
+use crate::normalize::Table;
 use crate::patchify::Layout;
 use crate::{Error, Filter, Grid, Level, Limits, PassOrder, Rescale, Size, smart_resize};
 
@@ -29,7 +29,8 @@ pub struct ImageProcessor {
     std: [f32; 3],
     pub(crate) limits: Limits,
     pub(crate) table: Box<Table>,
-    pub(crate) pattern: Pattern,
+    /// The channels of a merged block of `layout`.
+    pub(crate) channels: Vec<u8>,
     pub(crate) level: Level,
 }
 
@@ -117,7 +118,6 @@ impl ImageProcessor {
     pub fn with_rescale(mut self, rescale: Rescale) -> Self {
         self.rescale = rescale;
         *self.table = Table::new(rescale, self.factor, self.mean, self.std);
-        self.pattern = self.layout.pattern(&self.table);
         self
     }
 
@@ -214,7 +214,7 @@ impl ImageProcessor {
         let rescale = Rescale::default();
         let table = Box::new(Table::new(rescale, factor, mean, std));
         Ok(Self {
-            pattern: layout.pattern(&table),
+            channels: layout.channels(),
             level: Level::detect(),
             table,
             layout,

@@ -5,29 +5,30 @@ use std::arch::x86_64::*;
 use super::{Store, unaligned};
 use crate::kernels::Element;
 use crate::kernels::element::private::Kind;
-use crate::normalize::Lanes;
+use crate::normalize::Steps;
 
 const LANES: usize = 8;
 
 /// # Safety
-/// `lanes`, `bytes` and `dst` must be of one length.
+/// `channels`, `bytes` and `dst` must be of one length.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn normalize<T: Element>(
-    factor: [f32; 2],
-    lanes: Lanes<'_>,
+    steps: &Steps,
+    channels: &[u8],
     store: Store,
     bytes: &[u8],
     dst: &mut [T],
 ) {
+    let constants = Constants::new(steps);
     // Only whole vectors at multiples of their size can be streamed.
     let head = if store == Store::Streamed { unaligned(dst, LANES * size_of::<T>()) } else { 0 };
     let head = head.min(LANES).min(dst.len());
-    few(factor, lanes.part(0..head), &bytes[..head], &mut dst[..head]);
+    few(&constants, &channels[..head], &bytes[..head], &mut dst[..head]);
     let mut at = head;
     while at + LANES <= dst.len() {
         // SAFETY: eight numbers from `at` lie within the length.
         unsafe {
-            let values = values(factor, lanes, bytes, at);
+            let values = values(&constants, channels, bytes, at);
             let place = dst.as_mut_ptr().add(at);
             match store {
                 Store::Cached => write::<T, false>(place, values),
@@ -36,47 +37,66 @@ pub(super) unsafe fn normalize<T: Element>(
         }
         at += LANES;
     }
-    few(factor, lanes.part(at..dst.len()), &bytes[at..], &mut dst[at..]);
+    few(&constants, &channels[at..], &bytes[at..], &mut dst[at..]);
 }
 
 /// Up to eight numbers, through copies of the size of a vector.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few<T: Element>(factor: [f32; 2], lanes: Lanes<'_>, bytes: &[u8], dst: &mut [T]) {
-    let (mut some, mut parts) = ([0; LANES], [[0.0; LANES]; 3]);
-    let len = dst.len();
+fn few<T: Element>(constants: &Constants, channels: &[u8], bytes: &[u8], dst: &mut [T]) {
+    let (mut some, mut their, len) = ([0; LANES], [0; LANES], dst.len());
     some[..len].copy_from_slice(bytes);
-    for (part, whole) in parts.iter_mut().zip([lanes.mean, lanes.std, lanes.inverse]) {
-        part[..len].copy_from_slice(whole);
-    }
-    let [mean, std, inverse] = &parts;
-    let lanes = Lanes { channels: &[], mean, std, inverse };
+    their[..len].copy_from_slice(channels);
     let mut out = [T::from_f32(0.0); LANES];
     // SAFETY: all arrays hold eight numbers.
     unsafe {
-        let values = values(factor, lanes, &some, 0);
+        let values = values(constants, &their, &some, 0);
         write::<T, false>(out.as_mut_ptr(), values);
     }
     dst.copy_from_slice(&out[..len]);
+}
+
+/// The constants of `Steps`, those of three channels in the lanes 0 to 2.
+struct Constants {
+    factor: [__m256; 2],
+    mean: __m256,
+    std: __m256,
+    inverse: __m256,
+}
+
+impl Constants {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn new(steps: &Steps) -> Self {
+        let three = |[a, b, c]: [f32; 3]| _mm256_setr_ps(a, b, c, 0.0, 0.0, 0.0, 0.0, 0.0);
+        Self {
+            factor: [_mm256_set1_ps(steps.factor[0]), _mm256_set1_ps(steps.factor[1])],
+            mean: three(steps.mean),
+            std: three(steps.std),
+            inverse: three(steps.inverse),
+        }
+    }
 }
 
 /// # Safety
 /// Eight numbers from `at` must lie within the slices.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn values([high, low]: [f32; 2], lanes: Lanes<'_>, bytes: &[u8], at: usize) -> __m256 {
+unsafe fn values(constants: &Constants, channels: &[u8], bytes: &[u8], at: usize) -> __m256 {
     // SAFETY: the caller's promise.
-    let (bytes, mean, std, inverse) = unsafe {
+    let (bytes, channels) = unsafe {
         (
             _mm_loadl_epi64(bytes.as_ptr().add(at).cast()),
-            _mm256_loadu_ps(lanes.mean.as_ptr().add(at)),
-            _mm256_loadu_ps(lanes.std.as_ptr().add(at)),
-            _mm256_loadu_ps(lanes.inverse.as_ptr().add(at)),
+            _mm_loadl_epi64(channels.as_ptr().add(at).cast()),
         )
     };
+    let channels = _mm256_cvtepu8_epi32(channels);
+    let mean = _mm256_permutevar8x32_ps(constants.mean, channels);
+    let std = _mm256_permutevar8x32_ps(constants.std, channels);
+    let inverse = _mm256_permutevar8x32_ps(constants.inverse, channels);
     let byte = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
-    let scaled =
-        _mm256_fmadd_ps(byte, _mm256_set1_ps(high), _mm256_mul_ps(byte, _mm256_set1_ps(low)));
+    let [high, low] = constants.factor;
+    let scaled = _mm256_fmadd_ps(byte, high, _mm256_mul_ps(byte, low));
     let centred = _mm256_sub_ps(scaled, mean);
     let quotient = _mm256_mul_ps(centred, inverse);
     let rest = _mm256_fnmadd_ps(quotient, std, centred);

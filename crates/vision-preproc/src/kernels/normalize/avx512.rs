@@ -5,30 +5,31 @@ use std::arch::x86_64::*;
 use super::{Store, unaligned};
 use crate::kernels::Element;
 use crate::kernels::element::private::Kind;
-use crate::normalize::Lanes;
+use crate::normalize::Steps;
 
 const LANES: usize = 16;
 
 /// # Safety
-/// `lanes`, `bytes` and `dst` must be of one length.
+/// `channels`, `bytes` and `dst` must be of one length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn normalize<T: Element>(
-    factor: [f32; 2],
-    lanes: Lanes<'_>,
+    steps: &Steps,
+    channels: &[u8],
     store: Store,
     bytes: &[u8],
     dst: &mut [T],
 ) {
+    let constants = Constants::new(steps);
     // Only whole vectors at multiples of their size can be streamed.
     let head = if store == Store::Streamed { unaligned(dst, LANES * size_of::<T>()) } else { 0 };
     let head = head.min(LANES);
     // SAFETY: `head` is at most the length.
-    unsafe { some::<T>(factor, lanes, bytes, dst, 0, head) };
+    unsafe { some::<T>(&constants, channels, bytes, dst, 0, head) };
     let mut at = head;
     while at + LANES <= dst.len() {
         // SAFETY: 16 numbers from `at` lie within the length.
         unsafe {
-            let values = values(factor, lanes, bytes, at, !0);
+            let values = values(&constants, channels, bytes, at, !0);
             let place = dst.as_mut_ptr().add(at);
             match store {
                 Store::Cached => write::<T, false>(place, !0, values),
@@ -38,7 +39,7 @@ pub(super) unsafe fn normalize<T: Element>(
         at += LANES;
     }
     // SAFETY: what is left lies within the length.
-    unsafe { some::<T>(factor, lanes, bytes, dst, at, dst.len() - at) };
+    unsafe { some::<T>(&constants, channels, bytes, dst, at, dst.len() - at) };
 }
 
 /// # Safety
@@ -46,8 +47,8 @@ pub(super) unsafe fn normalize<T: Element>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn some<T: Element>(
-    factor: [f32; 2],
-    lanes: Lanes<'_>,
+    constants: &Constants,
+    channels: &[u8],
     bytes: &[u8],
     dst: &mut [T],
     at: usize,
@@ -56,8 +57,33 @@ unsafe fn some<T: Element>(
     let mask = ((1_u32 << len) - 1) as u16;
     // SAFETY: only the numbers of the mask are read and written.
     unsafe {
-        let values = values(factor, lanes, bytes, at, mask);
+        let values = values(constants, channels, bytes, at, mask);
         write::<T, false>(dst.as_mut_ptr().add(at), mask, values);
+    }
+}
+
+/// The constants of `Steps`, those of three channels in the lanes 0 to 2.
+struct Constants {
+    factor: [__m512; 2],
+    mean: __m512,
+    std: __m512,
+    inverse: __m512,
+}
+
+impl Constants {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn new(steps: &Steps) -> Self {
+        let three = |values: &[f32; 3]| {
+            // SAFETY: only the three lanes of the mask are read.
+            unsafe { _mm512_maskz_loadu_ps(0b111, values.as_ptr()) }
+        };
+        Self {
+            factor: [_mm512_set1_ps(steps.factor[0]), _mm512_set1_ps(steps.factor[1])],
+            mean: three(&steps.mean),
+            std: three(&steps.std),
+            inverse: three(&steps.inverse),
+        }
     }
 }
 
@@ -66,24 +92,26 @@ unsafe fn some<T: Element>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn values(
-    [high, low]: [f32; 2],
-    lanes: Lanes<'_>,
+    constants: &Constants,
+    channels: &[u8],
     bytes: &[u8],
     at: usize,
     mask: u16,
 ) -> __m512 {
     // SAFETY: the caller's promise.
-    let (bytes, mean, std, inverse) = unsafe {
+    let (bytes, channels) = unsafe {
         (
             _mm_maskz_loadu_epi8(mask, bytes.as_ptr().add(at).cast()),
-            _mm512_maskz_loadu_ps(mask, lanes.mean.as_ptr().add(at)),
-            _mm512_maskz_loadu_ps(mask, lanes.std.as_ptr().add(at)),
-            _mm512_maskz_loadu_ps(mask, lanes.inverse.as_ptr().add(at)),
+            _mm_maskz_loadu_epi8(mask, channels.as_ptr().add(at).cast()),
         )
     };
+    let channels = _mm512_cvtepu8_epi32(channels);
+    let mean = _mm512_permutexvar_ps(channels, constants.mean);
+    let std = _mm512_permutexvar_ps(channels, constants.std);
+    let inverse = _mm512_permutexvar_ps(channels, constants.inverse);
     let byte = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
-    let scaled =
-        _mm512_fmadd_ps(byte, _mm512_set1_ps(high), _mm512_mul_ps(byte, _mm512_set1_ps(low)));
+    let [high, low] = constants.factor;
+    let scaled = _mm512_fmadd_ps(byte, high, _mm512_mul_ps(byte, low));
     let centred = _mm512_sub_ps(scaled, mean);
     let quotient = _mm512_mul_ps(centred, inverse);
     let rest = _mm512_fnmadd_ps(quotient, std, centred);

@@ -10,7 +10,7 @@ mod scalar;
 
 use super::level::Kind;
 use super::{Element, Level};
-use crate::normalize::{Lanes, Table};
+use crate::normalize::Table;
 
 /// Outputs of this many bytes and more are written past the caches, which they would only empty.
 const STREAM_BYTES: usize = 32 << 20;
@@ -40,33 +40,32 @@ impl Store {
     }
 }
 
-/// Looks up `bytes` in `table`, the channel of each as `lanes` says.
+/// Looks up `bytes` in `table`; `channels` holds the channel of each, from 0 to 2.
 ///
 /// # Panics
 /// If the lengths differ.
 pub(crate) fn normalize<T: Element>(
     level: Level,
     table: &Table,
-    lanes: Lanes<'_>,
+    channels: &[u8],
     store: Store,
     bytes: &[u8],
     dst: &mut [T],
 ) {
     assert_eq!(bytes.len(), dst.len(), "bytes and numbers");
-    assert_eq!(bytes.len(), lanes.len(), "bytes and their channels");
-    let Some(steps) = table.steps() else { return scalar::normalize(table, lanes, bytes, dst) };
-    let factor = steps.factor;
+    assert_eq!(bytes.len(), channels.len(), "bytes and their channels");
+    let Some(steps) = table.steps() else { return scalar::normalize(table, channels, bytes, dst) };
     match level.0 {
         // SAFETY: the level says that the instructions are there; all slices are of one length.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { avx512::normalize(factor, lanes, store, bytes, dst) },
+        Kind::Avx512 => unsafe { avx512::normalize(steps, channels, store, bytes, dst) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { avx2::normalize(factor, lanes, store, bytes, dst) },
+        Kind::Avx2 => unsafe { avx2::normalize(steps, channels, store, bytes, dst) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Kind::Neon => unsafe { neon::normalize(factor, lanes, bytes, dst) },
-        Kind::Scalar => scalar::normalize(table, lanes, bytes, dst),
+        Kind::Neon => unsafe { neon::normalize(steps, channels, bytes, dst) },
+        Kind::Scalar => scalar::normalize(table, channels, bytes, dst),
     }
 }
 
@@ -80,26 +79,18 @@ fn unaligned<T>(dst: &[T], alignment: usize) -> usize {
 mod tests {
     use super::*;
     use crate::Rescale;
-    use crate::normalize::Pattern;
     use half::{bf16, f16};
 
     fn check<T: Element>(table: &Table, same: impl Fn(T, T) -> bool) {
         for len in (0..70).chain([256 * 3, 4704]) {
-            let pattern = Pattern::new(table, (0..len).map(|at| (at / 5 % 3) as u8));
+            let channels: Vec<u8> = (0..len).map(|at| (at / 5 % 3) as u8).collect();
             let bytes: Vec<u8> = (0..len).map(|at| (at * 7 % 256) as u8).collect();
             for level in Level::available() {
                 for store in [Store::Cached, Store::Streamed] {
                     // From every place relative to a cache line.
                     let first = len % 16;
                     let mut dst = vec![T::from_f32(9.5); first + len + 1];
-                    normalize(
-                        level,
-                        table,
-                        pattern.lanes(),
-                        store,
-                        &bytes,
-                        &mut dst[first..][..len],
-                    );
+                    normalize(level, table, &channels, store, &bytes, &mut dst[first..][..len]);
                     store.finish();
                     for (at, &found) in dst[first..][..len].iter().enumerate() {
                         let value = table.value(at / 5 % 3, bytes[at]);

@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 /// # Safety
-/// `side` rows of `3 * side` bytes, `stride` apart, must lie in `src`; `side` is at most 16.
+/// `side` rows of `3 * side` bytes, `stride` apart, must lie in `src`; `side` is at most 16, and `dst` has three times
+/// `frames` planes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub(super) unsafe fn planes(src: &[u8], stride: usize, side: usize, frames: usize, dst: &mut [u8]) {
     let mut order = [0_u8; 64];
@@ -23,12 +24,24 @@ pub(super) unsafe fn planes(src: &[u8], stride: usize, side: usize, frames: usiz
             _mm512_extracti32x4_epi32(channels, 1),
             _mm512_extracti32x4_epi32(channels, 2),
         ];
-        for frame in 0..frames {
-            for (channel, &values) in channels.iter().enumerate() {
-                let line = &mut dst[(channel * frames + frame) * plane + y * side..][..side];
-                // SAFETY: only the bytes of the mask are written, which are those of `line`.
-                unsafe { _mm_mask_storeu_epi8(line.as_mut_ptr().cast(), written, values) };
+        // Storing whole vectors is quicker. What passes the end of a line is overwritten by the next.
+        let whole = y * side + 16 <= plane;
+        for (channel, &values) in channels.iter().enumerate() {
+            // SAFETY: the line, and with `whole` what is written beyond it, lies in the first plane of the channel.
+            unsafe {
+                let line = dst.as_mut_ptr().add(channel * frames * plane + y * side);
+                if whole {
+                    _mm_storeu_si128(line.cast(), values);
+                } else {
+                    _mm_mask_storeu_epi8(line.cast(), written, values);
+                }
             }
+        }
+    }
+    for dst in dst.chunks_exact_mut(frames * plane) {
+        let (first, others) = dst.split_at_mut(plane);
+        for other in others.chunks_exact_mut(plane) {
+            other.copy_from_slice(first);
         }
     }
 }
