@@ -65,8 +65,8 @@ pub(crate) struct Patchify<'a> {
 pub(crate) struct Buffers {
     /// The rows of a row of merged blocks.
     strip: Vec<u8>,
-    /// The bytes of a merged block, in the order of the patches.
-    block: Vec<u8>,
+    /// The bytes of two merged blocks, in the order of the patches.
+    blocks: [Vec<u8>; 2],
     /// Where each pixel of an upright patch is stored; empty if all are in their places.
     places: Vec<u16>,
     /// The channels of a patch as it is stored.
@@ -93,9 +93,13 @@ impl Patchify<'_> {
         let (side, stride) = (patch * merge, width as usize * 3);
         let blocks = (height as usize / side, width as usize / side);
         let store = Store::of(dst);
-        let Buffers { strip, block, places, stored } = buffers;
+        let Buffers { strip, blocks: bytes, places, stored } = buffers;
         strip.resize(side * stride + SLACK, 0);
         self.set_places(places);
+        let len = self.layout.block_values();
+        // A block is put in order before the last one is written: the output may be slower than the processor, and
+        // what is stored after it and read at once would wait for it.
+        let mut last: Option<usize> = None;
         for row in 0..blocks.0 {
             let mut filled = 0;
             while filled < side {
@@ -105,27 +109,31 @@ impl Patchify<'_> {
                 }
             }
             for column in 0..blocks.1 {
-                let pixels = &strip[column * side * 3..];
-                let bytes = self.block(pixels, stride, places, stored, block);
+                self.block(&strip[column * side * 3..], stride, places, stored, &mut bytes[1]);
+                if let Some(last) = last {
+                    self.write(&bytes[0], store, &mut dst[last * len..][..len]);
+                }
+                bytes.swap(0, 1);
                 let (up_row, up_column) = self.upright((row, column), blocks);
-                let index = up_row * (self.grid.w / merge) + up_column;
-                let len = self.layout.block_values();
-                self.write(bytes, store, &mut dst[index * len..][..len]);
+                last = Some(up_row * (self.grid.w / merge) + up_column);
             }
+        }
+        if let Some(last) = last {
+            self.write(&bytes[0], store, &mut dst[last * len..][..len]);
         }
         store.finish();
         Ok(())
     }
 
-    /// The bytes of a merged block, whose stored pixels begin at `pixels`.
-    fn block<'b>(
+    /// Puts the bytes of a merged block, whose stored pixels begin at `pixels`, into `block`.
+    fn block(
         &self,
         pixels: &[u8],
         stride: usize,
         places: &[u16],
         stored: &mut Vec<u8>,
-        block: &'b mut Vec<u8>,
-    ) -> &'b [u8] {
+        block: &mut Vec<u8>,
+    ) {
         let Layout { patch, merge, frames } = self.layout;
         let copies = if self.frames == Frames::All { frames } else { 1 };
         let plane = patch * patch;
@@ -148,7 +156,6 @@ impl Patchify<'_> {
                 }
             }
         }
-        block
     }
 
     /// Normalises the bytes of a merged block to its rows, `dst`.

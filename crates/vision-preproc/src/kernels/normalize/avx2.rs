@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Store, unaligned};
+use super::{Store, stream_each, unaligned};
 use crate::kernels::Element;
 use crate::kernels::element::private::Kind;
 use crate::normalize::Steps;
@@ -23,7 +23,7 @@ pub(super) unsafe fn normalize<T: Element>(
     // Only whole vectors at multiples of their size can be streamed.
     let head = if store == Store::Streamed { unaligned(dst, LANES * size_of::<T>()) } else { 0 };
     let head = head.min(LANES).min(dst.len());
-    few(&constants, &channels[..head], &bytes[..head], &mut dst[..head]);
+    few(&constants, &channels[..head], store, &bytes[..head], &mut dst[..head]);
     let mut at = head;
     while at + LANES <= dst.len() {
         // SAFETY: eight numbers from `at` lie within the length.
@@ -37,23 +37,35 @@ pub(super) unsafe fn normalize<T: Element>(
         }
         at += LANES;
     }
-    few(&constants, &channels[at..], &bytes[at..], &mut dst[at..]);
+    few(&constants, &channels[at..], store, &bytes[at..], &mut dst[at..]);
 }
 
 /// Up to eight numbers, through copies of the size of a vector.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few<T: Element>(constants: &Constants, channels: &[u8], bytes: &[u8], dst: &mut [T]) {
+fn few<T: Element>(
+    constants: &Constants,
+    channels: &[u8],
+    store: Store,
+    bytes: &[u8],
+    dst: &mut [T],
+) {
     let (mut some, mut their, len) = ([0; LANES], [0; LANES], dst.len());
     some[..len].copy_from_slice(bytes);
     their[..len].copy_from_slice(channels);
-    let mut out = [T::from_f32(0.0); LANES];
-    // SAFETY: all arrays hold eight numbers.
+    // SAFETY: all arrays hold eight numbers, and no more than `dst` has room for are streamed.
     unsafe {
         let values = values(constants, &their, &some, 0);
-        write::<T, false>(out.as_mut_ptr(), values);
+        if store == Store::Streamed && T::KIND == Kind::F32 {
+            let mut out = [0; LANES];
+            _mm256_storeu_ps(out.as_mut_ptr().cast(), values);
+            stream_each(&out[..len], dst.as_mut_ptr().cast());
+        } else {
+            let mut out = [T::from_f32(0.0); LANES];
+            write::<T, false>(out.as_mut_ptr(), values);
+            dst.copy_from_slice(&out[..len]);
+        }
     }
-    dst.copy_from_slice(&out[..len]);
 }
 
 /// The constants of `Steps`, those of three channels in the lanes 0 to 2.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Store, unaligned};
+use super::{Store, stream_each, unaligned};
 use crate::kernels::Element;
 use crate::kernels::element::private::Kind;
 use crate::normalize::Steps;
@@ -24,7 +24,7 @@ pub(super) unsafe fn normalize<T: Element>(
     let head = if store == Store::Streamed { unaligned(dst, LANES * size_of::<T>()) } else { 0 };
     let head = head.min(LANES);
     // SAFETY: `head` is at most the length.
-    unsafe { some::<T>(&constants, channels, bytes, dst, 0, head) };
+    unsafe { some::<T>(&constants, channels, store, bytes, dst, 0, head) };
     let mut at = head;
     while at + LANES <= dst.len() {
         // SAFETY: 16 numbers from `at` lie within the length.
@@ -39,7 +39,7 @@ pub(super) unsafe fn normalize<T: Element>(
         at += LANES;
     }
     // SAFETY: what is left lies within the length.
-    unsafe { some::<T>(&constants, channels, bytes, dst, at, dst.len() - at) };
+    unsafe { some::<T>(&constants, channels, store, bytes, dst, at, dst.len() - at) };
 }
 
 /// # Safety
@@ -49,6 +49,7 @@ pub(super) unsafe fn normalize<T: Element>(
 unsafe fn some<T: Element>(
     constants: &Constants,
     channels: &[u8],
+    store: Store,
     bytes: &[u8],
     dst: &mut [T],
     at: usize,
@@ -58,7 +59,14 @@ unsafe fn some<T: Element>(
     // SAFETY: only the numbers of the mask are read and written.
     unsafe {
         let values = values(constants, channels, bytes, at, mask);
-        write::<T, false>(dst.as_mut_ptr().add(at), mask, values);
+        let place = dst.as_mut_ptr().add(at);
+        if store == Store::Streamed && T::KIND == Kind::F32 {
+            let mut some = [0; LANES];
+            _mm512_storeu_ps(some.as_mut_ptr().cast(), values);
+            stream_each(&some[..len], place.cast());
+        } else {
+            write::<T, false>(place, mask, values);
+        }
     }
 }
 

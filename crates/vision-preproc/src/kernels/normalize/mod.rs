@@ -75,6 +75,19 @@ fn unaligned<T>(dst: &[T], alignment: usize) -> usize {
     dst.as_ptr().align_offset(alignment).min(dst.len())
 }
 
+/// Streams numbers of 32 bits one by one. The first of a run and the last of the run before it make a whole cache line,
+/// which would have to be fetched if a part of it were stored into the caches.
+///
+/// # Safety
+/// There must be room for `bits` at `dst`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn stream_each(bits: &[i32], dst: *mut i32) {
+    for (at, &bits) in bits.iter().enumerate() {
+        // SAFETY: SSE2 is part of every x86_64 processor; the rest is the caller's promise.
+        unsafe { std::arch::x86_64::_mm_stream_si32(dst.add(at), bits) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
