@@ -62,19 +62,25 @@ pub(super) fn blocks(
             }
             continue;
         }
-        let columns = transform::<18>(transpose(rows));
-        let samples = bytes(columns);
+        let samples = bytes(transform::<18>(transpose(rows)));
         for (y, rows) in samples.into_iter().enumerate() {
-            let mut write = |job: Job, rows: __m128i| {
-                let at = job.to as usize + 2 * y * stride;
-                let low = _mm_cvtsi128_si64(rows);
-                plane[at..at + 8].copy_from_slice(&low.to_ne_bytes());
-                let high = _mm_extract_epi64::<1>(rows);
-                plane[at + stride..at + stride + 8].copy_from_slice(&high.to_ne_bytes());
-            };
-            write(a, _mm256_castsi256_si128(rows));
-            write(b, _mm256_extracti128_si256::<1>(rows));
+            let high = _mm256_extracti128_si256::<1>(rows);
+            store(_mm256_castsi256_si128(rows), &mut plane[a.to as usize..], 2 * y, stride);
+            store(high, &mut plane[b.to as usize..], 2 * y, stride);
         }
+    }
+}
+
+/// Writes the halves of `rows` to the rows `y` and `y + 1` of a block that begins with `plane`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store(rows: __m128i, plane: &mut [u8], y: usize, stride: usize) {
+    let rows = _mm_castsi128_pd(rows);
+    let plane = &mut plane[y * stride..(y + 1) * stride + 8];
+    // SAFETY: the slice has eight bytes at its start and eight at its end, which is `stride` bytes further.
+    unsafe {
+        _mm_storel_pd(plane.as_mut_ptr().cast(), rows);
+        _mm_storeh_pd(plane.as_mut_ptr().add(stride).cast(), rows);
     }
 }
 

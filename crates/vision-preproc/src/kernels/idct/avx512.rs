@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::Job;
-use super::avx2::{EVEN, ODD};
+use super::avx2::{EVEN, ODD, store};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn blocks(
@@ -24,17 +24,18 @@ pub(super) fn blocks(
     }
     for jobs in jobs.chunks(4) {
         // If there are less than four, the last one is done again.
-        let jobs: [Job; 4] = std::array::from_fn(|at| jobs[at.min(jobs.len() - 1)]);
-        let from = jobs.map(|job| {
-            let from = &coefficients[job.from as usize..job.from as usize + 64];
-            from.as_chunks().0
-        });
+        let last = jobs.len() - 1;
+        let jobs = [jobs[0], jobs[last.min(1)], jobs[last.min(2)], jobs[last]];
+        let mut from = [&coefficients[..64]; 4];
+        for (from, job) in from.iter_mut().zip(jobs) {
+            *from = &coefficients[job.from as usize..job.from as usize + 64];
+        }
         let mut rows = steps;
         for y in 0..8 {
-            let row = _mm512_castsi128_si512(load(&from[0][y]));
-            let row = _mm512_inserti32x4::<1>(row, load(&from[1][y]));
-            let row = _mm512_inserti32x4::<2>(row, load(&from[2][y]));
-            let row = _mm512_inserti32x4::<3>(row, load(&from[3][y]));
+            let row = _mm512_castsi128_si512(load(&from[0].as_chunks().0[y]));
+            let row = _mm512_inserti32x4::<1>(row, load(&from[1].as_chunks().0[y]));
+            let row = _mm512_inserti32x4::<2>(row, load(&from[2].as_chunks().0[y]));
+            let row = _mm512_inserti32x4::<3>(row, load(&from[3].as_chunks().0[y]));
             rows[y] = _mm512_mullo_epi16(row, steps[y]);
         }
         rows = transform::<11>(rows);
@@ -48,19 +49,17 @@ pub(super) fn blocks(
             }
             continue;
         }
-        let columns = transform::<18>(transpose(rows));
-        for (y, rows) in bytes(columns).into_iter().enumerate() {
-            let mut write = |job: Job, rows: __m128i| {
-                let at = job.to as usize + 2 * y * stride;
-                let low = _mm_cvtsi128_si64(rows);
-                plane[at..at + 8].copy_from_slice(&low.to_ne_bytes());
-                let high = _mm_extract_epi64::<1>(rows);
-                plane[at + stride..at + stride + 8].copy_from_slice(&high.to_ne_bytes());
-            };
-            write(jobs[0], _mm512_castsi512_si128(rows));
-            write(jobs[1], _mm512_extracti32x4_epi32::<1>(rows));
-            write(jobs[2], _mm512_extracti32x4_epi32::<2>(rows));
-            write(jobs[3], _mm512_extracti32x4_epi32::<3>(rows));
+        let samples = bytes(transform::<18>(transpose(rows)));
+        for (y, rows) in samples.into_iter().enumerate() {
+            let rows = [
+                _mm512_castsi512_si128(rows),
+                _mm512_extracti32x4_epi32::<1>(rows),
+                _mm512_extracti32x4_epi32::<2>(rows),
+                _mm512_extracti32x4_epi32::<3>(rows),
+            ];
+            for lane in 0..4 {
+                store(rows[lane], &mut plane[jobs[lane].to as usize..], 2 * y, stride);
+            }
         }
     }
 }

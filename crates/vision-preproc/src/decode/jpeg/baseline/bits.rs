@@ -7,10 +7,10 @@
 use super::Irregular;
 
 /// Bytes that are unstuffed at a time.
-const CHUNK: usize = 96 << 10;
+const CHUNK: usize = 128 << 10;
 /// Zeros behind the end of a segment.
 const MARGIN: usize = 1 << 10;
-/// Bytes that are copied at a time if none of them is 0xFF.
+/// Bytes that are copied at a time.
 const STEP: usize = 32;
 
 /// The data between two markers, a part at a time.
@@ -32,7 +32,7 @@ impl Segment {
         self.len = 0;
         self.marker = None;
         if self.bytes.is_empty() {
-            self.bytes = vec![0; CHUNK + STEP + MARGIN];
+            self.bytes = vec![0; CHUNK + 2 * STEP + MARGIN];
         }
     }
 
@@ -77,27 +77,19 @@ impl Segment {
     fn fill(&mut self, file: &[u8]) -> Result<(), Irregular> {
         while self.len < CHUNK {
             let rest = file.get(self.at..).unwrap_or_default();
-            if let Some(step) = rest.first_chunk::<STEP>() {
-                self.bytes[self.len..self.len + STEP].copy_from_slice(step);
-                // Not `contains`, which would stop early: this is a few vector instructions.
-                if step.iter().fold(0, |found, &byte| found | u8::from(byte == 0xff)) == 0 {
-                    self.at += STEP;
-                    self.len += STEP;
-                    continue;
-                }
-            }
-            let plain = rest.iter().take(STEP - 1).take_while(|&&byte| byte != 0xff).count();
-            self.bytes[self.len..self.len + plain].copy_from_slice(&rest[..plain]);
+            let plain = copy_plain(rest, &mut self.bytes[self.len..CHUNK + STEP]);
             self.at += plain;
             self.len += plain;
-            match rest.get(plain..).unwrap_or_default() {
+            match rest[plain..] {
+                // The chunk is full.
+                [first, ..] if first != 0xff => {}
                 [0xff, 0x00, ..] => {
                     self.bytes[self.len] = 0xff;
                     self.len += 1;
                     self.at += 2;
                 }
                 // Fill bytes may precede a marker, but not a stuffed zero.
-                [0xff, fill @ ..] => {
+                [0xff, ref fill @ ..] => {
                     let skip = fill.iter().take_while(|&&byte| byte == 0xff).count();
                     match fill.get(skip) {
                         None | Some(0) => return Err(Irregular),
@@ -109,10 +101,38 @@ impl Segment {
                     }
                 }
                 // The file ends without a marker. libjpeg decides how many of the last rows that costs.
-                [] => return Err(Irregular),
-                [_, ..] => {}
+                _ => return Err(Irregular),
             }
         }
         Ok(())
     }
+}
+
+/// Copies the bytes of `from` before the first 0xFF, as far as there is room for steps in `to`; returns how many.
+fn copy_plain(from: &[u8], to: &mut [u8]) -> usize {
+    let mut at = 0;
+    for (from, to) in from.as_chunks::<STEP>().0.iter().zip(to.as_chunks_mut().0) {
+        *to = *from;
+        // Not `contains`, which would stop early: this is a few vector instructions.
+        if from.iter().fold(0, |found, &byte| found | u8::from(byte == 0xff)) != 0 {
+            let words = from.as_chunks().0.iter().map(|word| first_ff(u64::from_le_bytes(*word)));
+            let (mut plain, mut ended) = (0, false);
+            for word in words {
+                plain += if ended { 0 } else { word };
+                ended |= word < 8;
+            }
+            return at + plain;
+        }
+        at += STEP;
+    }
+    let rest = from[at..].iter().zip(&mut to[at..]).take(STEP);
+    at + rest.take_while(|(from, _)| **from != 0xff).map(|(from, to)| *to = *from).count()
+}
+
+/// How many of the eight bytes are before the first one that is 0xFF.
+fn first_ff(bytes: u64) -> usize {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    // The highest bit of each byte that is 0xFF: no sum carries into the next byte.
+    let found = bytes & ((bytes & LOW) + 0x0101_0101_0101_0101) & !LOW;
+    (found.trailing_zeros() / 8) as usize
 }

@@ -220,9 +220,11 @@ impl<'a> Decoder<'a> {
             let coefficients = memory.coefficients_mut();
             let dc = *prediction + i32::from(coefficients[from]);
             *prediction = dc;
-            coefficients[from] = i16::try_from(dc).map_err(|_| Irregular)?;
+            let coefficients_of_block = &mut coefficients[from..from + 64];
+            coefficients_of_block[0] = 0;
             // Not `all`, which would stop early: this is a few vector instructions.
-            let ac = coefficients[from + 1..from + 64].iter().fold(0, |found, value| found | value);
+            let ac = coefficients_of_block.iter().fold(0, |found, value| found | value);
+            coefficients_of_block[0] = i16::try_from(dc).map_err(|_| Irregular)?;
             let dc = dc * i32::from(block.quant[0]);
 
             let (h, v) = if block.component == 0 { (h, v) } else { (1, 1) };

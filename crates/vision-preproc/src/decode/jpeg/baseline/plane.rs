@@ -14,7 +14,7 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Makes room for rows of `width` samples; memory of an earlier image is used again.
+    /// Makes room for rows of `width` samples, a power of two of them; memory of an earlier image is used again.
     pub(super) fn resize(&mut self, width: usize, rows: usize) {
         self.stride = (MARGIN + width + 2 + SLACK).next_multiple_of(64);
         self.rows = rows;
@@ -25,9 +25,15 @@ impl Plane {
         self.stride
     }
 
+    /// Where row `y` starts. A division would take longer than the rest.
+    fn start(&self, y: usize) -> usize {
+        debug_assert!(self.rows.is_power_of_two(), "rows of a ring");
+        (y & (self.rows - 1)) * self.stride
+    }
+
     /// Where sample `x` of row `y` is.
     pub(super) fn index(&self, x: usize, y: usize) -> usize {
-        y % self.rows * self.stride + MARGIN + x
+        self.start(y) + MARGIN + x
     }
 
     pub(super) fn samples_mut(&mut self) -> &mut [u8] {
@@ -41,13 +47,13 @@ impl Plane {
 
     /// Row `y` from the sample before its first one on.
     pub(super) fn with_margin(&self, y: usize) -> &[u8] {
-        let start = y % self.rows * self.stride;
+        let start = self.start(y);
         &self.samples[start + MARGIN - 1..start + self.stride]
     }
 
     /// Repeats the first and the last of the `width` samples of row `y`.
     pub(super) fn repeat_ends(&mut self, y: usize, width: usize) {
-        let start = y % self.rows * self.stride + MARGIN;
+        let start = self.start(y) + MARGIN;
         let row = &mut self.samples[start - 1..start + width + 1];
         row[0] = row[1];
         row[width + 1] = row[width];

@@ -30,8 +30,14 @@ const BATCH_BYTES: usize = BATCH * 27 / 8 + 16;
 const STEPS: usize = 4;
 const _: () = assert!(STEPS as u32 * LOOKUP_BITS <= 57 && BATCH.is_multiple_of(STEPS));
 
-/// The place of a coefficient before the first one of a block.
-const NO_PLACE: u32 = u32::MAX;
+/// A cursor is a slot times this and the place of the last coefficient. What is behind the last place of a slot is
+/// before the first place of the next one: that the DC difference comes next.
+const SLOT: u32 = 256;
+
+/// Before the DC difference of the block in `slot`.
+const fn before(slot: usize) -> u32 {
+    (slot as u32 * SLOT).wrapping_sub(1)
+}
 
 /// Where the coefficient at each place of the zigzag goes. The end of a block writes a zero at a place that does not
 /// exist, for which the last one is taken: had there been a coefficient, there would be no end of block.
@@ -109,12 +115,10 @@ pub(super) struct Stream {
     /// The slot of the first block, and the bit that it starts at.
     first: usize,
     start: usize,
-    /// The slot of the current block.
-    slot: usize,
+    /// The current block and the place of its last coefficient, see [`SLOT`].
+    cursor: u32,
     /// The next bit.
     bit: usize,
-    /// The place of the last coefficient; [`NO_PLACE`] before the DC difference.
-    place: u32,
     /// The slots of the first and of the last block that no file can have.
     first_invalid: Option<usize>,
     last_invalid: Option<usize>,
@@ -124,21 +128,26 @@ impl Stream {
     /// Clears what the stream has written, and starts again with a block of the MCU at bit `bit`. Stream 0 or 1 is
     /// `index`.
     pub(super) fn restart(&mut self, memory: &mut Memory, index: usize, bit: usize, block: usize) {
-        let used = self.first..(self.slot + 1).min(SLOTS);
+        let used = self.first..(self.slot() + 1).min(SLOTS);
         memory.coefficients[used.start * 64..used.end * 64].fill(0);
         memory.wide[used].fill(false);
         let slot = index * SLOTS_OF_STREAM + block;
-        *self = Self { first: slot, start: bit, slot, bit, place: NO_PLACE, ..Self::default() };
+        *self = Self { first: slot, start: bit, cursor: before(slot), bit, ..Self::default() };
     }
 
     /// The slots of the complete blocks.
     pub(super) fn slots(&self) -> std::ops::Range<usize> {
-        self.first..self.slot
+        self.first..self.slot()
+    }
+
+    /// The slot of the current block.
+    fn slot(&self) -> usize {
+        (self.cursor.wrapping_add(1) / SLOT) as usize
     }
 
     /// Whether a batch fits into the slots of the stream, and into `bytes`.
     pub(super) fn has_room(&self, bytes: &[u8]) -> bool {
-        let slots = self.slot % SLOTS_OF_STREAM + BATCH_BLOCKS < SLOTS_OF_STREAM;
+        let slots = self.slot() % SLOTS_OF_STREAM + BATCH_BLOCKS < SLOTS_OF_STREAM;
         slots && self.bit / 8 + BATCH_BYTES <= bytes.len()
     }
 
@@ -204,9 +213,11 @@ struct State {
 impl State {
     #[inline(always)]
     fn new(stream: Stream, memory: &Memory, scan: &Scan<'_>) -> Self {
-        let lookup = match stream.place {
-            NO_PLACE => (scan.blocks[stream.slot % scan.blocks.len()].dc * LOOKUPS) as u32,
-            _ => memory.order[stream.slot % SLOTS] as u32,
+        let slot = stream.slot();
+        let lookup = if stream.cursor == before(slot) {
+            (scan.blocks[slot % scan.blocks.len()].dc * LOOKUPS) as u32
+        } else {
+            memory.order[slot % SLOTS] as u32
         };
         Self { stream, bits: 0, lookup }
     }
@@ -221,20 +232,20 @@ impl State {
 
     #[inline(always)]
     fn step(&mut self, memory: &mut Memory, scan: &Scan<'_>, bytes: &[u8]) {
-        let Stream { place, slot, .. } = self.stream;
+        let cursor = self.stream.cursor;
         let index = self.lookup as usize + (self.bits >> (64 - LOOKUP_BITS)) as usize;
         let mut entry = memory.lookup[index % (MAX_TABLES * LOOKUPS)];
-        let mut next = place.wrapping_add(entry.all());
-        let slot = slot % SLOTS;
+        let mut next = cursor.wrapping_add(entry.all());
         if next & SLOW != 0 {
             self.refill(bytes);
-            let slow = scan.slow(slot, place, entry, self.bits);
-            memory.wide[slot] |= slow.is_wide;
+            let slow = scan.slow(cursor, entry, self.bits);
+            let slot = self.stream.slot();
+            memory.wide[slot % SLOTS] |= slow.is_wide;
             if slow.is_invalid {
                 self.stream.first_invalid.get_or_insert(slot);
                 self.stream.last_invalid = Some(slot);
             }
-            next = place.wrapping_add(slow.entry.all());
+            next = cursor.wrapping_add(slow.entry.all());
             self.stream.bit += slow.entry.bits() as usize;
             self.refill(bytes);
             entry = slow.entry.without_bits();
@@ -242,19 +253,18 @@ impl State {
         self.bits <<= entry.bits() & 63;
         self.stream.bit += entry.bits() as usize;
 
-        let values = entry.values();
-        let first = PLACES[usize::from(place.wrapping_add(entry.first()) as u8)];
+        let (slot, values) = ((next / SLOT) as usize % SLOTS, entry.values());
+        let first = PLACES[usize::from(cursor.wrapping_add(entry.first()) as u8)];
         memory.coefficients[slot * 64 + usize::from(first)] = values[0];
-        let second = PLACES[usize::from(place.wrapping_add(entry.second()) as u8)];
+        let second = PLACES[usize::from(cursor.wrapping_add(entry.second()) as u8)];
         memory.coefficients[slot * 64 + usize::from(second)] = values[1];
         // The last step of the block leaves what counts.
         memory.ends[slot] = self.stream.bit as u32;
 
-        let is_done = next >= 63;
+        let is_done = next as u8 >= 63;
         let order = memory.order[slot];
         self.lookup = select_unpredictable(is_done, (order >> 32) as u32, order as u32);
-        self.stream.place = select_unpredictable(is_done, NO_PLACE, next);
-        self.stream.slot += usize::from(is_done);
+        self.stream.cursor = select_unpredictable(is_done, next | (SLOT - 1), next);
     }
 }
 
@@ -276,20 +286,19 @@ struct Slow {
 impl Scan<'_> {
     /// Decodes the symbol for which `entry` says nothing, or more than there is room for in the block.
     #[inline(never)]
-    fn slow(&self, slot: usize, place: u32, entry: Entry, bits: u64) -> Slow {
-        let block = &self.blocks[(slot as u32 % self.blocks.len() as u32) as usize];
-        let (class, table) = match place {
-            NO_PLACE => (Class::Dc, block.dc),
-            _ => (Class::Ac, block.ac),
-        };
+    fn slow(&self, cursor: u32, entry: Entry, bits: u64) -> Slow {
+        let slot = cursor.wrapping_add(1) / SLOT;
+        let block = &self.blocks[(slot % self.blocks.len() as u32) as usize];
+        let is_dc = cursor % SLOT == SLOT - 1;
+        let (class, table) = if is_dc { (Class::Dc, block.dc) } else { (Class::Ac, block.ac) };
         let entry = self.tables.symbol(class, table, entry, bits);
         match entry {
-            Ok(entry) if place.wrapping_add(entry.all()) & SLOW == 0 => {
-                let to = usize::from(PLACES[usize::from(place.wrapping_add(entry.first()) as u8)]);
+            Ok(entry) if cursor.wrapping_add(entry.all()) & SLOW == 0 => {
+                let to = usize::from(PLACES[usize::from(cursor.wrapping_add(entry.first()) as u8)]);
                 let step = block.quant[to];
                 let value = i32::from(entry.values()[0]) * i32::from(step);
                 // DC is looked at when it is known.
-                let is_wide = place != NO_PLACE && i16::try_from(value).is_err();
+                let is_wide = !is_dc && i16::try_from(value).is_err();
                 Slow { entry, is_wide, is_invalid: false }
             }
             _ => Slow { entry: Entry::end(1), is_wide: false, is_invalid: true },
