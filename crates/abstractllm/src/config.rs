@@ -16,6 +16,8 @@ use serde::{Deserialize, Deserializer, de};
 /// | `bits`, `group_size` | how to pack it, 4 and 64 by default; either implies `quantize` |
 /// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
 /// | `prefill_step_tokens` | prompt tokens read at a time |
+/// | `memory_limit` | most memory that the process may hold, a size such as `4GiB` |
+/// | `memory_policy` | `fit` (default) makes a request fit into memory, `reject` refuses it |
 /// | `offline` | `true` never goes to the network |
 /// | `image_cache`, `feature_cache`, `prefix_cache`, `model_cache` | sizes such as `512MiB`; `0` switches one off |
 /// | `models` | most models kept, 3 by default |

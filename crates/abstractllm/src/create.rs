@@ -102,6 +102,7 @@ fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> 
         options.prefill_step_tokens = tokens;
     }
     let limits = cache_limits(&mut reader)?;
+    options.memory = memory(&mut reader)?;
     options.defaults = reader.params()?;
     reader.finish()?;
     // After every text was found good: this makes a folder.
@@ -112,6 +113,20 @@ fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> 
         invalid("missing key `model`: expected `tiny-vl`, a folder, or `organisation/model`")
     })?;
     Ok((model, options))
+}
+
+/// Returns how much memory may be used, and what is done about requests that need more.
+#[cfg(feature = "mlx")]
+fn memory(reader: &mut Reader) -> Result<mlx_backend::MemoryOptions> {
+    use mlx_backend::{ByteSize, MemoryOptions, MemoryPolicy};
+
+    let limit = reader.value("memory_limit", "a size such as 4GiB")?;
+    let policy = match reader.text("memory_policy").as_deref() {
+        None | Some("fit") => MemoryPolicy::Fit,
+        Some("reject") => MemoryPolicy::Reject,
+        Some(other) => return Err(unexpected("memory_policy", "fit or reject", other)),
+    };
+    Ok(MemoryOptions { limit_bytes: limit.map(|ByteSize(bytes)| bytes), policy })
 }
 
 /// Returns the limits of caches of its own, if any key about caches is there.
@@ -180,6 +195,7 @@ mod tests {
         assert_eq!(found.compute_type, default.compute_type);
         assert_eq!(found.prefill_step_tokens, default.prefill_step_tokens);
         assert_eq!(found.offline, default.offline);
+        assert_eq!(found.memory, default.memory);
         assert_eq!(found.defaults, default.defaults);
     }
 
@@ -189,6 +205,8 @@ mod tests {
             ("compute_type", "bf16"),
             ("prefill_step_tokens", "64"),
             ("offline", "true"),
+            ("memory_limit", "4GiB"),
+            ("memory_policy", "reject"),
             ("quantize", "true"),
             ("temperature", "0.5"),
         ])
@@ -196,6 +214,11 @@ mod tests {
         assert_eq!(found.compute_type, ComputeType::Bf16);
         assert_eq!(found.prefill_step_tokens, 64);
         assert!(found.offline);
+        let memory = mlx_backend::MemoryOptions {
+            limit_bytes: Some(4 << 30),
+            policy: mlx_backend::MemoryPolicy::Reject,
+        };
+        assert_eq!(found.memory, memory);
         assert_eq!(found.quantize, Some(Quantize::default()));
         assert_eq!(found.defaults.temperature, Some(0.5));
     }
@@ -255,6 +278,8 @@ mod tests {
                 "`keep_alive`: expected a number of seconds or forever, found `-1`",
             ),
             ("cache_dir_size", "1GB", "`cache_dir_size` needs `cache_dir`"),
+            ("memory_policy", "hope", "`memory_policy`: expected fit or reject, found `hope`"),
+            ("memory_limit", "all", "`memory_limit`: expected a size such as 4GiB, found `all`"),
             ("modle", "x", "unknown key `modle`; did you mean `model`?"),
         ] {
             assert_eq!(options(&[(key, value)]).unwrap_err().to_string(), says);

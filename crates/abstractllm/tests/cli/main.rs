@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod check_image;
 mod interrupts;
+mod memory;
 mod quantize;
 mod system_check;
 

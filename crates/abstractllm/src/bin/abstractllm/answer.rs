@@ -3,7 +3,7 @@
 use std::{ffi::OsString, sync::Arc, time::Instant};
 
 use abstractllm::{
-    Completion, Error, ErrorKind, Event, FinishReason, Provider, Request, embedded,
+    Completion, Error, ErrorKind, Event, FinishReason, Notice, Provider, Request, embedded,
     mlx::{CacheLimits, Caches, DiskCache, MlxOptions, MlxProvider},
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
@@ -93,6 +93,7 @@ fn load(
         quantize: args.quantize(),
         offline: args.offline,
         limits,
+        memory: args.memory(),
         load_progress: Arc::new(move |done, total| loading.bytes("loading", done, total)),
         download_progress: Arc::new(move |file: &str, done, total| {
             downloading.bytes(&format!("downloading {file}"), done, total);
@@ -139,8 +140,8 @@ impl Session<'_> {
         let max_tokens = request.params.max_tokens;
         let started = Instant::now();
         let operation = monitor.map(|monitor| monitor.monitor(command));
-        let mut text = String::new();
-        let end = self.read(model, request, &mut text)?;
+        let (mut text, mut notices) = (String::new(), Vec::new());
+        let end = self.read(model, request, &mut text, &mut notices)?;
         drop(operation);
         self.bars.clear();
 
@@ -157,6 +158,7 @@ impl Session<'_> {
             times: Times::new(self.load_seconds, answer_seconds, completion),
             model: self.model_name,
             images: self.images,
+            notices: &notices,
             monitor: report.as_ref(),
             error: match &end {
                 End::Complete(_) => None,
@@ -179,12 +181,13 @@ impl Session<'_> {
         }
     }
 
-    /// Prints the answer as it comes and gathers it in `text`.
+    /// Prints the answer as it comes and gathers it in `text` and `notices`.
     fn read(
         &self,
         model: &dyn Provider,
         request: Request,
         text: &mut String,
+        notices: &mut Vec<Notice>,
     ) -> Result<End, Failure> {
         self.interrupts.begin_answer();
         let mut stream = match block_on(model.generate_stream(request)) {
@@ -196,6 +199,14 @@ impl Session<'_> {
                 Next::Event(Ok(Event::Progress(progress))) => {
                     self.bars.step(progress);
                     self.style.progress(progress)?;
+                }
+                Next::Event(Ok(Event::Notice(notice))) => {
+                    self.bars.clear();
+                    if !self.quiet {
+                        say(&format!("note: {notice}"));
+                    }
+                    self.style.notice(&notice)?;
+                    notices.push(notice);
                 }
                 Next::Event(Ok(Event::Text(piece))) => {
                     self.bars.clear();

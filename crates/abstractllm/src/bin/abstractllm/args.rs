@@ -2,8 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use abstractllm::{GenerateParams, mlx::Quantize};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use abstractllm::{
+    GenerateParams,
+    mlx::{ByteSize, MemoryOptions, MemoryPolicy, Quantize},
+};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -124,6 +127,12 @@ pub(crate) struct ModelArgs {
     /// Weights that share a scale: 32, 64 or 128
     #[arg(long, value_name = "N", value_parser = group_size, requires = "quantize")]
     pub(crate) group_size: Option<i32>,
+    /// Most memory that this program may hold, weights included, such as 4GiB [default: what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<ByteSize>,
+    /// What is done about a request that would not fit into memory
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    pub(crate) memory_policy: Policy,
     /// Never goes to the network
     #[arg(long)]
     pub(crate) offline: bool,
@@ -133,7 +142,25 @@ pub(crate) struct ModelArgs {
     pub(crate) cache_dir: Option<PathBuf>,
 }
 
+/// What is done about a request that would not fit into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// Reads the prompt in smaller steps, then makes images smaller, and says so
+    #[default]
+    Fit,
+    /// Ends with an error before anything is computed
+    Reject,
+}
+
 impl ModelArgs {
+    pub(crate) fn memory(&self) -> MemoryOptions {
+        let policy = match self.memory_policy {
+            Policy::Fit => MemoryPolicy::Fit,
+            Policy::Reject => MemoryPolicy::Reject,
+        };
+        MemoryOptions { limit_bytes: self.memory_limit.map(|size| size.0), policy }
+    }
+
     pub(crate) fn quantize(&self) -> Option<Quantize> {
         let default = Quantize::default();
         let group_size = self.group_size.unwrap_or(default.group_size);
@@ -216,6 +243,7 @@ impl AnswerArgs {
 const CHECK_IMAGE_EXAMPLES: &str = "\
 Examples:
   abstractllm check-image photo.jpg
+  abstractllm check-image photo.jpg --model tiny-vl --memory-limit 1GiB
   abstractllm check-image *.png --model ./Qwen2.5-VL-3B-Instruct-4bit --max-pixels 1003520 --json";
 
 /// Says what images would cost: size, patches, tokens and bytes; loads no model
@@ -228,6 +256,9 @@ pub(crate) struct CheckImageArgs {
     /// tiny-vl or the folder of a model [default: Qwen2.5-VL as published]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: Option<String>,
+    /// Most memory that a request may take, such as 4GiB [default: what is free]
+    #[arg(long, value_name = "SIZE", requires = "model")]
+    pub(crate) memory_limit: Option<ByteSize>,
     #[command(flatten)]
     pub(crate) budget: BudgetArgs,
     /// Prints one JSON object
@@ -312,6 +343,17 @@ mod tests {
         let all = ["abstractllm", "describe", "--quantize", "a.png"];
         let Command::Describe(args) = Cli::try_parse_from(all).unwrap().command else { panic!() };
         assert_eq!(args.images, ["a.png"]);
+    }
+
+    #[test]
+    fn memory_is_said_in_sizes() {
+        assert_eq!(answer(&[]).model.memory(), MemoryOptions::default());
+        let found = answer(&["--memory-limit", "1.5GiB", "--memory-policy", "reject"]);
+        let expected = MemoryOptions { limit_bytes: Some(3 << 29), policy: MemoryPolicy::Reject };
+        assert_eq!(found.model.memory(), expected);
+        let all = ["abstractllm", "generate", "--memory-limit", "much"];
+        let error = Cli::try_parse_from(all).unwrap_err().to_string();
+        assert!(error.contains("expected a size such as 4GiB"), "{error}");
     }
 
     #[test]

@@ -1,10 +1,16 @@
-//! The command `check-image`: what images would cost. No pixel is decoded and no model is loaded.
+//! The command `check-image`: what images would cost, and whether they fit into memory. No pixel is
+//! decoded and no model is loaded.
 
-use std::{ffi::OsStr, fs, path::Path};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use abstractllm::{
-    Error, ErrorKind, Result, embedded,
-    vision::{ImageProcessor, Limits, PixelBudget, Plan},
+    Error, ErrorKind, GenerateParams, Result, embedded,
+    mlx::{self, ByteSize, MemoryCheck, MemoryStage, MlxOptions},
+    vision::{ImageProcessor, Limits, PixelBudget, Plan, Size},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -37,8 +43,9 @@ pub(crate) fn run(args: &CheckImageArgs) -> Result<(), Failure> {
         let message = format!("--min-pixels {min} is above --max-pixels {max}");
         return Err(Error::new(ErrorKind::InvalidRequest, message).into());
     }
+    let asked = Asked { budget, memory_limit: args.memory_limit };
     let checks: Vec<Check> =
-        args.images.iter().map(|image| Check::of(image, &geometry, &budget)).collect();
+        args.images.iter().map(|image| Check::of(image, &geometry, &asked)).collect();
     let ok = checks.iter().all(|check| check.error.is_none());
     let tokens =
         checks.iter().filter_map(|check| check.cost.as_ref()).map(|cost| cost.tokens).sum();
@@ -53,10 +60,19 @@ pub(crate) fn run(args: &CheckImageArgs) -> Result<(), Failure> {
     }
 }
 
+/// What is asked about each image.
+#[derive(Debug)]
+struct Asked {
+    budget: PixelBudget,
+    memory_limit: Option<ByteSize>,
+}
+
 /// What of a model decides the cost of an image.
 #[derive(Debug)]
 struct Geometry {
     name: String,
+    /// Absent for the published model, whose weights are not here.
+    folder: Option<PathBuf>,
     processor: ImageProcessor,
     heads: u64,
 }
@@ -67,7 +83,8 @@ impl Geometry {
             let processor = ImageProcessor::from_json(QWEN2_5_VL).map_err(|e| {
                 Error::new(ErrorKind::Internal, "the built-in configuration is bad").with_source(e)
             })?;
-            return Ok(Self { name: "Qwen2.5-VL".into(), processor, heads: QWEN2_5_VL_HEADS });
+            let name = "Qwen2.5-VL".into();
+            return Ok(Self { name, folder: None, processor, heads: QWEN2_5_VL_HEADS });
         };
         let folder = match name {
             embedded::TINY_VL => embedded::tiny_vl()?,
@@ -84,7 +101,8 @@ impl Geometry {
                 let message = format!("cannot use the image processor of {}", folder.display());
                 Error::new(ErrorKind::Model, message).with_source(e)
             })?;
-        Ok(Self { name: name.to_owned(), processor, heads: heads(&folder)? })
+        let heads = heads(&folder)?;
+        Ok(Self { name: name.to_owned(), folder: Some(folder), processor, heads })
     }
 }
 
@@ -117,6 +135,9 @@ struct Check {
     image: Option<Summary>,
     #[serde(flatten)]
     cost: Option<Cost>,
+    /// Of a request with this image alone, where the model is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<MemoryCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -138,17 +159,40 @@ struct Cost {
 }
 
 impl Check {
-    fn of(argument: &OsStr, geometry: &Geometry, budget: &PixelBudget) -> Self {
+    fn of(argument: &OsStr, geometry: &Geometry, asked: &Asked) -> Self {
+        let mut check = Self { image: None, cost: None, memory: None, error: None };
         let source = match images::open(argument, &Limits::default()) {
             Ok(source) => source,
-            Err(error) => return Self { image: None, cost: None, error: Some(error.chain()) },
+            Err(error) => return Self { error: Some(error.chain()), ..check },
         };
         let name = source.summary.source.clone();
-        let image = Some(source.summary);
-        match geometry.processor.plan(source.info.size(), budget) {
-            Ok(plan) => Self { image, cost: Some(Cost::of(&plan, geometry)), error: None },
-            Err(error) => Self { image, cost: None, error: Some(format!("image {name}: {error}")) },
+        check.image = Some(source.summary);
+        match geometry.processor.plan(source.info.size(), &asked.budget) {
+            Ok(plan) => check.cost = Some(Cost::of(&plan, geometry)),
+            Err(error) => {
+                return Self { error: Some(format!("image {name}: {error}")), ..check };
+            }
         }
+        match geometry.memory(source.info.size(), asked) {
+            Ok(memory) => check.memory = memory,
+            Err(error) => check.error = Some(error.chain()),
+        }
+        check
+    }
+}
+
+impl Geometry {
+    /// Says how much memory a request with an image of `size` would take.
+    fn memory(&self, size: Size, asked: &Asked) -> Result<Option<MemoryCheck>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let mut options = MlxOptions::default();
+        options.memory.limit_bytes = asked.memory_limit.map(|size| size.0);
+        let params = GenerateParams {
+            min_pixels: asked.budget.min_pixels,
+            max_pixels: asked.budget.max_pixels,
+            ..GenerateParams::default()
+        };
+        Ok(Some(mlx::check_memory(folder, &[size], &params, &options)?))
     }
 }
 
@@ -172,10 +216,10 @@ impl Cost {
 
 impl Report<'_> {
     /// For people: errors go to stderr, so that stdout holds what could be checked.
-    fn print(&self) -> std::io::Result<()> {
-        use std::io::Write;
+    fn print(&self) -> io::Result<()> {
+        use io::Write;
 
-        let mut out = std::io::stdout().lock();
+        let mut out = io::stdout().lock();
         for check in &self.images {
             if let (Some(image), Some(cost)) = (&check.image, &check.cost) {
                 let Summary { source, format, width, height } = image;
@@ -190,6 +234,9 @@ impl Report<'_> {
                     [cost.attention_bytes_bf16, cost.attention_bytes_f32].map(format::bytes);
                 writeln!(out, "  attention  {bf16} in bf16, {f32} in f32, if not fused")?;
             }
+            if let Some(memory) = &check.memory {
+                print_memory(&mut out, memory)?;
+            }
             if let Some(error) = &check.error {
                 out.flush()?;
                 crate::failure::say(&format!("error: {error}"));
@@ -199,6 +246,30 @@ impl Report<'_> {
             writeln!(out, "{} tokens in all", self.total_tokens)?;
         }
         out.flush()
+    }
+}
+
+/// Prints the verdict and the terms of the stage that needs most.
+fn print_memory(out: &mut impl io::Write, memory: &MemoryCheck) -> io::Result<()> {
+    let [required, available] = [memory.required_bytes, memory.available_bytes].map(format::bytes);
+    let verdict = if memory.fits { "fits" } else { "does not fit" };
+    writeln!(out, "  memory     {required}; {} is {available}: {verdict}", memory.bound)?;
+    for term in &memory.terms {
+        let counts = [MemoryStage::Always, memory.stage].contains(&term.stage);
+        if counts && term.bytes > 0 {
+            writeln!(out, "    {:>9}  {}", format::bytes(term.bytes), term.name)?;
+        }
+    }
+    match memory.fit {
+        _ if memory.fits => Ok(()),
+        None => writeln!(out, "  fit        no smaller image would do"),
+        Some(fit) => {
+            let steps = fit.prefill_step_tokens;
+            match fit.max_pixels {
+                Some(pixels) => writeln!(out, "  fit        with --max-pixels {pixels}"),
+                None => writeln!(out, "  fit        with the prompt read {steps} tokens at a time"),
+            }
+        }
     }
 }
 

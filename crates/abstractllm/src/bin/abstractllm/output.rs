@@ -6,7 +6,7 @@ use std::{
 };
 
 use abstractllm::{
-    Completion, Error, ErrorKind, FinishReason, Progress, Stage, Usage, perf::Report,
+    Completion, Error, ErrorKind, FinishReason, Notice, Progress, Stage, Usage, perf::Report,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -44,6 +44,14 @@ impl Style {
         };
         let (done, total) = (progress.done, progress.total);
         line(&json!({"event": "progress", "stage": stage, "done": done, "total": total}))
+    }
+
+    /// Prints what was done otherwise than asked, where events are printed.
+    pub(crate) fn notice(self, notice: &Notice) -> io::Result<()> {
+        match self {
+            Self::JsonLines => line(&json!({"event": "notice", "notice": notice})),
+            Self::Text { .. } | Self::Json => Ok(()),
+        }
     }
 
     /// Prints a piece of the answer, where pieces are printed.
@@ -95,6 +103,9 @@ pub(crate) struct Answer<'a> {
     pub(crate) times: Times,
     pub(crate) model: &'a str,
     pub(crate) images: &'a [Summary],
+    /// What was done otherwise than asked.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) notices: &'a [Notice],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) monitor: Option<&'a Report>,
     #[serde(skip_serializing_if = "Option::is_none")]
