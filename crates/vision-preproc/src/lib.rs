@@ -17,6 +17,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod batch;
 mod decode;
 mod error;
 mod frames;

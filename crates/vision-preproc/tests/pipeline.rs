@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use vision_preproc::{
-    Element, Error, ImageProcessor, Level, Limits, PassOrder, Patches, PixelBudget, RgbImage,
-    Workspace, decode, probe, resize,
+    Element, Error, ImageProcessor, Input, Level, Limits, PassOrder, Patches, PixelBudget,
+    RgbImage, Workspace, decode, probe, resize,
 };
 
 const CONFIG: &str = r#"{"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 200704"#;
@@ -202,4 +202,35 @@ fn a_file_that_ends_early_is_an_error_also_after_rows_were_used() {
         .process_bytes(&bytes, &PixelBudget::default(), &mut Workspace::new())
         .unwrap();
     assert!(whole == again, "an error left something in the workspace");
+}
+
+#[test]
+fn a_batch_gives_what_one_after_the_other_gives_in_the_same_order() {
+    let files = ["exif_6.jpg", "png_rgb.png", "jpeg_2.jpg", "webp.webp", "jpeg_1.jpg"].map(file);
+    let image = noise(333, 222, 7);
+    let mut inputs: Vec<Input<'_>> = files.iter().map(|bytes| Input::Encoded(bytes)).collect();
+    inputs.insert(1, Input::Rgb(image.as_view()));
+    // An image that fails in its header, and one that fails after rows of it were used.
+    inputs.insert(3, Input::Encoded(b"nothing"));
+    inputs.push(Input::Encoded(&files[2][..files[2].len() - 100]));
+    let (processor, budget) = (processor(""), PixelBudget::default());
+    let mut alone = vec![Workspace::new()];
+    let expected = processor.process_batch(&inputs, &budget, &mut alone);
+    let failed: Vec<bool> = expected.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, false, false, true, false, false, false, true]);
+    for (input, found) in inputs.iter().zip(&expected) {
+        if let (Input::Encoded(bytes), Ok(found)) = (input, found) {
+            let one = processor.process_bytes(bytes, &budget, &mut Workspace::new()).unwrap();
+            assert!(one == *found);
+        }
+    }
+    for threads in [2, 3, 20] {
+        let mut workspaces: Vec<Workspace> = (0..threads).map(|_| Workspace::new()).collect();
+        let found = processor.process_batch(&inputs, &budget, &mut workspaces);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(found.as_ref().ok() == expected.as_ref().ok(), "{threads} threads");
+        }
+        assert_eq!(found.len(), expected.len());
+    }
+    assert!(processor.process_batch(&[], &budget, &mut []).is_empty());
 }
