@@ -1,39 +1,73 @@
 //! This workspace's own side, through the public API alone.
 
 use vision_preproc::{
-    Filter, ImageProcessor, Letterbox, LetterboxOptions, Limits, PixelBudget, Size, decode,
+    Filter, ImageProcessor, Letterbox, LetterboxOptions, PixelBudget, Size, Workspace, probe,
 };
 
 use crate::Result;
 use crate::job::Job;
 use crate::worker::Peer;
 
-/// `Letterbox`, or `decode` and `ImageProcessor`, as a caller with one image writes it.
-#[derive(Default)]
+/// One workspace and one output for all images, or new ones for each.
 pub(crate) struct Ours {
+    reuse: bool,
+    workspace: Workspace,
     values: Vec<f32>,
+    /// The letterbox of the last job, and its side.
+    letterbox: Option<(u32, Letterbox)>,
+    processor: Option<ImageProcessor>,
+}
+
+impl Ours {
+    pub(crate) fn new(reuse: bool) -> Self {
+        Self {
+            reuse,
+            workspace: Workspace::new(),
+            values: Vec::new(),
+            letterbox: None,
+            processor: None,
+        }
+    }
 }
 
 impl Peer for Ours {
     fn run(&mut self, job: Job, image: &[u8]) -> Result<&[f32]> {
-        self.values = match job {
+        let Self { workspace, values, .. } = self;
+        match job {
             Job::Letterbox { side } => {
-                let letterbox = letterbox(side)?;
-                let mut values = vec![0.0; letterbox.value_count()];
-                letterbox.decode_into(image, &Limits::default(), &mut values)?;
-                values
+                if self.letterbox.as_ref().is_none_or(|(held, _)| *held != side) {
+                    self.letterbox = Some((side, letterbox(side)?));
+                }
+                let letterbox = &self.letterbox.as_ref().expect("made above").1;
+                if self.reuse {
+                    values.resize(letterbox.value_count(), 0.0);
+                    letterbox.process_into(image, workspace, values)?;
+                } else {
+                    *values = letterbox.process_bytes(image, workspace)?;
+                }
             }
             Job::Qwen { max_pixels } => {
-                let image = decode(image, &Limits::default())?;
+                let processor = match &self.processor {
+                    Some(processor) => processor,
+                    None => self.processor.insert(processor()?),
+                };
                 let budget = PixelBudget { max_pixels: Some(max_pixels), ..PixelBudget::default() };
-                processor()?.process(image.as_view(), &budget)?.values
+                if self.reuse {
+                    let plan = processor.plan(probe(image)?.size(), &budget)?;
+                    values.resize(plan.patches * processor.row_values(), 0.0);
+                    processor.process_into(image, &budget, workspace, values)?;
+                } else {
+                    *values = processor.process_bytes(image, &budget, workspace)?.values;
+                }
             }
-        };
+        }
         Ok(&self.values)
     }
 
     fn forget(&mut self) {
-        self.values = Vec::new();
+        if !self.reuse {
+            *self = Self::new(false);
+        }
     }
 }
 

@@ -113,6 +113,7 @@ fn start(program: &Path, environment: &Environment, torch: bool) -> Result<Vec<P
     let python = |name: &str| Recipe::new(&environment.python, &[script.as_str(), name]);
     let mut recipes = vec![
         (Kind::Ours, rust(&["ours"])),
+        (Kind::Ours, rust(&["ours-fresh"])),
         (Kind::Other, rust(&["turbo", &libjpeg])),
         (Kind::Other, rust(&["turbo-fresh", &libjpeg])),
         (Kind::ReferenceOfLetterbox, python("pillow")),

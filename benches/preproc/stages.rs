@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput};
 use vision_preproc::{
     Filter, ImageProcessor, Letterbox, LetterboxOptions, Limits, PassOrder, PixelBudget, Size,
-    decode, resize,
+    Workspace, decode, resize,
 };
 
 const PHOTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/preproc/photos");
@@ -50,9 +50,10 @@ fn pixels(criterion: &mut Criterion, file: &str) {
     }
     let canvas = Size { width: 448, height: 448 };
     let letterbox = Letterbox::new(canvas, LetterboxOptions::default()).expect("a sound canvas");
-    let mut values = vec![0.0; letterbox.value_count()];
+    let mut values = vec![0.0_f32; letterbox.value_count()];
+    let mut workspace = Workspace::new();
     group.bench_function("letterbox into 448x448", |bencher| {
-        bencher.iter(|| letterbox.process_into(black_box(view), &mut values));
+        bencher.iter(|| letterbox.process_into(black_box(view), &mut workspace, &mut values));
     });
     let config = r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#;
     let processor = ImageProcessor::from_json(config).expect("a sound configuration");

@@ -28,7 +28,10 @@ pub(crate) trait Peer {
 pub(crate) fn answer(name: &str, libjpeg: Option<&str>) -> Result<()> {
     let mut output = std::io::stdout().lock();
     let (name, mut peer): (String, Box<dyn Peer>) = match (name, libjpeg) {
-        ("ours", _) => ("abstractllm, fresh buffers".into(), Box::new(ours::Ours::default())),
+        ("ours", _) => ("abstractllm, buffers reused".into(), Box::new(ours::Ours::new(true))),
+        ("ours-fresh", _) => {
+            ("abstractllm, fresh buffers".into(), Box::new(ours::Ours::new(false)))
+        }
         ("turbo-fresh", Some(path)) => {
             let name = "libjpeg-turbo and fast_image_resize, fresh buffers";
             (name.into(), Box::new(turbo::Turbo::open(path, false)?))

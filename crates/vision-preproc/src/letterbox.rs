@@ -4,13 +4,16 @@
 //! f32 by itself: fused or reordered operations are quicker to write and differ in the last bit from what models were
 //! trained on. Background and picture go through the same arithmetic, so a black border is what a black pixel is.
 
-use crate::decode::rows::{Reason, RowSource, Rows, Scratch, Whole, collect};
+use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
 use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
-use crate::kernels::Level;
-use crate::normalize::Table;
-use crate::resize::{Buffers, Passes};
-use crate::{Error, Filter, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, probe, resize};
+use crate::kernels::{Element, Level, Store, normalize, planes};
+use crate::normalize::{Pattern, Table};
+use crate::resize::Passes;
+use crate::{
+    Error, Filter, Input, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace, probe,
+    resize,
+};
 
 /// Rows that are taken from the resize at a time.
 const BATCH_ROWS: usize = 16;
@@ -46,6 +49,8 @@ pub struct LetterboxOptions {
     pub std: [f32; 3],
     /// The layout of the output.
     pub channels: ChannelOrder,
+    /// What an image file may ask for.
+    pub limits: Limits,
 }
 
 impl Default for LetterboxOptions {
@@ -60,6 +65,7 @@ impl Default for LetterboxOptions {
             mean: [0.0; 3],
             std: [1.0; 3],
             channels: ChannelOrder::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -81,7 +87,21 @@ impl Default for LetterboxOptions {
 pub struct Letterbox {
     canvas: Size,
     options: LetterboxOptions,
+    level: Level,
     table: Box<Table>,
+    /// The channels of a row of the canvas, in the order of the output.
+    pattern: Pattern,
+}
+
+/// Pixels and bytes on their way, kept for the next image.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    /// Rows of the scaled picture.
+    batch: Vec<u8>,
+    /// A row of the canvas.
+    row: Vec<u8>,
+    /// The same, channel by channel.
+    planar: Vec<u8>,
 }
 
 impl Letterbox {
@@ -103,7 +123,13 @@ impl Letterbox {
         }
         let LetterboxOptions { rescale, rescale_factor, mean, std, .. } = options;
         let table = Box::new(Table::new(rescale, rescale_factor, mean, std));
-        Ok(Self { canvas, options, table })
+        let width = canvas.width as usize;
+        let channel = |at| match options.channels {
+            ChannelOrder::Chw => at / width,
+            ChannelOrder::Hwc => at % 3,
+        };
+        let pattern = Pattern::new(&table, (0..3 * width).map(|at| channel(at) as u8));
+        Ok(Self { canvas, options, level: Level::detect(), table, pattern })
     }
 
     /// The number of values of a result, `3 * canvas.height * canvas.width`.
@@ -143,136 +169,171 @@ impl Letterbox {
     /// The picture on the canvas as floats: `[3, h, w]` or `[h, w, 3]`, as the options say.
     pub fn process(&self, image: RgbView<'_>) -> Vec<f32> {
         let mut values = vec![0.0; self.value_count()];
-        self.process_into(image, &mut values).expect("the buffer was made for this canvas");
+        let placed = self.process_into(image, &mut Workspace::new(), &mut values);
+        placed.expect("pixels have no error, and the buffer was made for this canvas");
         values
     }
 
-    /// As [`Letterbox::process`], into a buffer of the caller, every value of which is written; returns where the
-    /// picture lies.
+    /// Decodes an image file and puts it on the canvas, without holding the whole of it where its format allows;
+    /// equal to [`decode`](crate::decode()) and [`Letterbox::process`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if `dst` does not hold [`value_count`](Self::value_count) values.
-    pub fn process_into(&self, image: RgbView<'_>, dst: &mut [f32]) -> Result<Placement, Error> {
-        self.check_buffer(dst)?;
-        let placement = self.placement(image.size());
-        let mut rows = Whole::new(image.size(), image.pixels());
-        let written = self.run(&mut rows, Orientation::Upright, image.size(), placement, dst);
-        written.expect("rows in memory have no error");
-        Ok(placement)
-    }
-
-    /// Decodes an image and puts it on the canvas without holding it as a whole; equal to [`decode`](crate::decode())
-    /// and [`process_into`](Self::process_into).
-    ///
-    /// # Errors
-    /// As for [`decode`](crate::decode()) and [`process_into`](Self::process_into). What `dst` holds after an error is
-    /// not defined.
-    pub fn decode_into(
+    /// As for [`decode`](crate::decode()), with the limits of the options.
+    pub fn process_bytes(
         &self,
-        bytes: &[u8],
-        limits: &Limits,
-        dst: &mut [f32],
+        encoded: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; self.value_count()];
+        self.process_into(encoded, workspace, &mut values)?;
+        Ok(values)
+    }
+
+    /// Puts an image into a buffer of the caller, every value of which is written; returns where the picture lies.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `out` does not hold [`value_count`](Self::value_count) values; for the bytes of a file as for
+    /// [`Letterbox::process_bytes`]. After an error the content of `out` is of no use.
+    pub fn process_into<'a, T: Element>(
+        &self,
+        input: impl Into<Input<'a>>,
+        workspace: &mut Workspace,
+        out: &mut [T],
     ) -> Result<Placement, Error> {
-        self.check_buffer(dst)?;
-        limits.check_encoded(bytes.len())?;
-        let info = probe(bytes)?;
-        limits.check_size(info.size())?;
-        let placement = self.placement(info.size());
-        let written =
-            Rows::open(bytes, info.format, &mut Scratch::default()).and_then(|mut rows| {
-                self.run(&mut rows, info.orientation, info.size(), placement, dst)
+        if out.len() != self.value_count() {
+            return Err(Error::Shape {
+                expected: format!("a buffer of {} values for {}", self.value_count(), self.canvas),
+                found: format!("{} values", out.len()),
             });
-        written.map_err(|reason| Error::decode(info.format, reason))?;
-        Ok(placement)
-    }
-
-    fn check_buffer(&self, dst: &[f32]) -> Result<(), Error> {
-        if dst.len() == self.value_count() {
-            return Ok(());
         }
-        Err(Error::Shape {
-            expected: format!("a buffer of {} values for {}", self.value_count(), self.canvas),
-            found: format!("{} values", dst.len()),
-        })
+        let bytes = match input.into() {
+            Input::Encoded(bytes) => bytes,
+            Input::Rgb(image) => {
+                let mut rows = Whole::new(image.size(), image.pixels());
+                let placed =
+                    self.run(&mut rows, Orientation::Upright, image.size(), workspace, out);
+                return Ok(placed.expect("pixels have no error"));
+            }
+        };
+        self.options.limits.check_encoded(bytes.len())?;
+        let info = probe(bytes)?;
+        self.options.limits.check_size(info.size())?;
+        let failed = |reason| Error::decode(info.format, reason);
+        let mut rows = Rows::open(bytes, info.format, &mut workspace.decode).map_err(failed)?;
+        let placed = self.run(&mut rows, info.orientation, info.size(), workspace, out);
+        rows.keep(&mut workspace.decode);
+        placed.map_err(failed)
     }
 
-    /// Resizes the rows of an image that is of `size` once it is upright, and writes all of `dst`.
-    fn run(
+    /// Resizes the rows of an image that is of `size` once it is upright, and writes all of `out`.
+    fn run<T: Element>(
         &self,
         rows: &mut dyn RowSource,
         orientation: Orientation,
         size: Size,
-        placement: Placement,
-        dst: &mut [f32],
-    ) -> Result<(), Reason> {
+        workspace: &mut Workspace,
+        out: &mut [T],
+    ) -> Result<Placement, Reason> {
+        let placement = self.placement(size);
         let LetterboxOptions { filter, pass_order, .. } = self.options;
         let passes = Passes::new(size, placement.size, filter, pass_order, orientation);
-        passes.run(rows, Level::detect(), &mut Buffers::default(), |rows| {
+        let Workspace { resize, letterbox: buffers, .. } = workspace;
+        passes.run(rows, self.level, resize, |rows| {
             if orientation == Orientation::Upright {
-                return self.write(rows, placement, dst);
+                return self.write(rows, placement, buffers, out);
             }
             // What is turned is no larger than the canvas.
             let upright = orient::turned(collect(rows)?.as_view(), orientation);
-            self.write(&mut Whole::new(upright.size(), upright.pixels()), placement, dst)
-        })
+            let mut rows = Whole::new(upright.size(), upright.pixels());
+            self.write(&mut rows, placement, buffers, out)
+        })?;
+        Ok(placement)
     }
 
-    /// Writes background, rows, and background again.
-    fn write(
+    /// Writes background above and below, and the rows between, with background on both sides.
+    fn write<T: Element>(
         &self,
         rows: &mut dyn RowSource,
         placement: Placement,
-        dst: &mut [f32],
+        buffers: &mut Buffers,
+        out: &mut [T],
     ) -> Result<(), Reason> {
-        let stride = placement.size.width as usize * 3;
-        let top = placement.top as usize;
-        let below = top + placement.size.height as usize;
-        (0..top).chain(below..self.canvas.height as usize).for_each(|y| {
-            self.write_row(&[], self.canvas.width as usize, y, dst);
-        });
-        let mut batch = vec![0; stride * BATCH_ROWS.min(placement.size.height as usize)];
+        let Buffers { batch, row, planar } = buffers;
+        let (left, top) = (placement.left as usize * 3, placement.top as usize);
+        let (len, height) = (placement.size.width as usize * 3, placement.size.height as usize);
+        let store = Store::of(out);
+        row.clear();
+        row.extend(self.options.color.iter().cycle().take(self.canvas.width as usize * 3));
+        for y in (0..top).chain(top + height..self.canvas.height as usize) {
+            self.write_row(row, y, planar, store, out);
+        }
+        batch.resize(len * BATCH_ROWS.min(height), 0);
         let mut y = top;
-        while y < below {
-            match rows.read(&mut batch)? {
+        while y < top + height {
+            match rows.read(batch)? {
                 0 => return Err("the file has fewer rows than its header says".into()),
                 count => {
-                    for row in batch.chunks_exact(stride).take(count) {
-                        self.write_row(row, placement.left as usize, y, dst);
+                    for pixels in batch.chunks_exact(len).take(count) {
+                        row[left..left + len].copy_from_slice(pixels);
+                        self.write_row(row, y, planar, store, out);
                         y += 1;
                     }
                 }
             }
         }
+        store.finish();
         Ok(())
     }
 
-    /// Row `y` of the canvas: background, `pixels` from column `left` on, background.
-    fn write_row(&self, pixels: &[u8], left: usize, y: usize, dst: &mut [f32]) {
-        let pixels = pixels.as_chunks::<3>().0;
-        let (width, right) = (self.canvas.width as usize, left + pixels.len());
-        let background: [f32; 3] =
-            std::array::from_fn(|channel| self.table.value(channel, self.options.color[channel]));
+    /// Writes row `y` of the canvas, whose `[w, 3]` bytes are `row`.
+    fn write_row<T: Element>(
+        &self,
+        row: &[u8],
+        y: usize,
+        planar: &mut Vec<u8>,
+        store: Store,
+        out: &mut [T],
+    ) {
+        let (level, table, lanes) = (self.level, &*self.table, self.pattern.lanes());
+        let width = self.canvas.width as usize;
         match self.options.channels {
-            ChannelOrder::Chw => {
-                for (channel, plane) in dst.chunks_exact_mut(self.value_count() / 3).enumerate() {
-                    let row = &mut plane[y * width..(y + 1) * width];
-                    row[..left].fill(background[channel]);
-                    row[right..].fill(background[channel]);
-                    for (value, pixel) in row[left..right].iter_mut().zip(pixels) {
-                        *value = self.table.value(channel, pixel[channel]);
-                    }
-                }
-            }
             ChannelOrder::Hwc => {
-                let row = &mut dst[y * width * 3..(y + 1) * width * 3];
-                let row = row.as_chunks_mut::<3>().0;
-                row[..left].fill(background);
-                row[right..].fill(background);
-                for (value, pixel) in row[left..right].iter_mut().zip(pixels) {
-                    *value =
-                        std::array::from_fn(|channel| self.table.value(channel, pixel[channel]));
+                let out = &mut out[y * width * 3..(y + 1) * width * 3];
+                normalize(level, table, lanes, store, row, out);
+            }
+            ChannelOrder::Chw => {
+                planar.resize(width * 3, 0);
+                split(level, row, planar);
+                for (channel, plane) in out.chunks_exact_mut(self.value_count() / 3).enumerate() {
+                    let of = channel * width..(channel + 1) * width;
+                    let out = &mut plane[y * width..(y + 1) * width];
+                    normalize(level, table, lanes.part(of.clone()), store, &planar[of], out);
                 }
             }
+        }
+    }
+}
+
+/// `[w, 3]` bytes to `[3, w]`.
+fn split(level: Level, row: &[u8], planar: &mut [u8]) {
+    let width = row.len() / 3;
+    let mut at = 0;
+    // The kernel takes squares; pixels that follow each other make a square whose rows do.
+    for side in [16, 8] {
+        let area = side * side;
+        let mut square = [0; 3 * 16 * 16];
+        while width - at >= area {
+            let square = &mut square[..3 * area];
+            planes(level, &row[at * 3..], side * 3, side, 1, square);
+            for (channel, plane) in square.chunks_exact(area).enumerate() {
+                planar[channel * width + at..][..area].copy_from_slice(plane);
+            }
+            at += area;
+        }
+    }
+    for (x, pixel) in row.as_chunks::<3>().0.iter().enumerate().skip(at) {
+        for (channel, &value) in pixel.iter().enumerate() {
+            planar[channel * width + x] = value;
         }
     }
 }
@@ -294,7 +355,8 @@ mod tests {
         assert!(matches!(flat, Err(Error::Config { .. })));
         let letterbox = Letterbox::new(CANVAS, options).unwrap();
         let image = RgbImage::new(1, 1, vec![9; 3]).unwrap();
-        let short = letterbox.process_into(image.as_view(), &mut [0.0; 44]);
+        let short =
+            letterbox.process_into(image.as_view(), &mut Workspace::new(), &mut [0.0_f32; 44]);
         assert!(matches!(short, Err(Error::Shape { .. })));
     }
 
@@ -318,8 +380,9 @@ mod tests {
         let hwc = LetterboxOptions { channels: ChannelOrder::Hwc, ..options };
         let hwc = Letterbox::new(CANVAS, hwc).unwrap();
         let mut values = [vec![f32::NAN; 45], vec![f32::NAN; 45]];
-        chw.process_into(image.as_view(), &mut values[0]).unwrap();
-        hwc.process_into(image.as_view(), &mut values[1]).unwrap();
+        let mut workspace = Workspace::new();
+        chw.process_into(image.as_view(), &mut workspace, &mut values[0]).unwrap();
+        hwc.process_into(image.as_view(), &mut workspace, &mut values[1]).unwrap();
         for (at, pixel) in bytes.pixels().as_chunks::<3>().0.iter().enumerate() {
             for channel in 0..3 {
                 let expected =
@@ -331,5 +394,19 @@ mod tests {
         assert_eq!(&bytes.pixels()[..3], [1, 2, 3]);
         assert_eq!(&bytes.pixels()[15..18], [0, 20, 40]);
         assert_eq!(&bytes.pixels()[27..30], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_row_is_split_at_every_level() {
+        for width in [1, 2, 63, 64, 65, 255, 256, 257, 400, 641] {
+            let row: Vec<u8> = (0..3 * width).map(|at| (at * 7 % 251) as u8).collect();
+            for level in Level::available() {
+                let mut planar = vec![0; 3 * width];
+                split(level, &row, &mut planar);
+                for (at, &value) in row.iter().enumerate() {
+                    assert_eq!(planar[at % 3 * width + at / 3], value, "{level:?}, {width}, {at}");
+                }
+            }
+        }
     }
 }

@@ -151,7 +151,7 @@ impl ImageProcessor {
         workspace: &mut Workspace,
         out: &mut [T],
     ) -> Result<(), Error> {
-        let Workspace { decode, resize, patchify } = workspace;
+        let Workspace { decode, resize, patchify, .. } = workspace;
         let passes =
             Passes::new(job.size, job.plan.resized, self.filter, self.order, job.orientation);
         let to_patches = Patchify {

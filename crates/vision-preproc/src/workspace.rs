@@ -1,7 +1,7 @@
 use std::fmt;
 
 use crate::decode::rows::Scratch;
-use crate::{patchify, resize};
+use crate::{letterbox, patchify, resize};
 
 /// Buffers and tables that are used for one image after the other.
 ///
@@ -13,6 +13,7 @@ pub struct Workspace {
     pub(crate) decode: Scratch,
     pub(crate) resize: resize::Buffers,
     pub(crate) patchify: patchify::Buffers,
+    pub(crate) letterbox: letterbox::Buffers,
 }
 
 impl Workspace {

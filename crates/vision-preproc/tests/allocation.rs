@@ -3,7 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use vision_preproc::{ImageProcessor, PixelBudget, RgbImage, Workspace};
+use vision_preproc::{
+    ImageProcessor, Letterbox, LetterboxOptions, PixelBudget, RgbImage, Size, Workspace,
+};
 
 /// Counts calls, and the bytes that are held at once.
 struct Counting;
@@ -46,4 +48,12 @@ fn a_workspace_is_enough() {
     let calls = CALLS.load(Relaxed);
     processor.process_into(image.as_view(), &budget, &mut workspace, &mut out).unwrap();
     assert_eq!(CALLS.load(Relaxed) - calls, 0, "allocations for the second image");
+
+    let canvas = Size { width: 448, height: 448 };
+    let letterbox = Letterbox::new(canvas, LetterboxOptions::default()).unwrap();
+    let mut out = vec![0.0_f32; letterbox.value_count()];
+    letterbox.process_into(image.as_view(), &mut workspace, &mut out).unwrap();
+    let calls = CALLS.load(Relaxed);
+    letterbox.process_into(image.as_view(), &mut workspace, &mut out).unwrap();
+    assert_eq!(CALLS.load(Relaxed) - calls, 0, "allocations for the second letterbox");
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use vision_preproc::{
-    ChannelOrder, Filter, Letterbox, LetterboxOptions, Limits, PassOrder, RgbImage, Size, decode,
-    letterbox,
+    ChannelOrder, Filter, Letterbox, LetterboxOptions, Limits, PassOrder, RgbImage, Size,
+    Workspace, decode, letterbox,
 };
 
 const EXPECTED: &str = include_str!("../../../testdata/preproc/letterbox.jsonl");
@@ -53,6 +53,7 @@ fn options(case: &Value) -> LetterboxOptions {
 #[test]
 fn photographs_equal_pillow_and_numpy() {
     assert_eq!(EXPECTED.lines().count(), 1 + 7 * 4 * 2);
+    let mut workspace = Workspace::new();
     let mut current = None;
     for line in EXPECTED.lines().skip(1) {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -77,12 +78,12 @@ fn photographs_equal_pillow_and_numpy() {
             assert_eq!(sum(rgb.pixels()), expected["rgb"], "{key}, bytes of {case}");
             // The caller's buffer holds something else before, as it does when it is used again.
             let mut values = vec![f32::NAN; chw.value_count()];
-            chw.process_into(image, &mut values).unwrap();
+            chw.process_into(image, &mut workspace, &mut values).unwrap();
             assert_eq!(sum_of_values(&values), expected["chw"], "{key}, CHW of {case}");
             let mut values = hwc.process(image);
             assert_eq!(sum_of_values(&values), expected["hwc"], "{key}, HWC of {case}");
             values.fill(f32::NAN);
-            let placement = hwc.decode_into(encoded, &Limits::default(), &mut values).unwrap();
+            let placement = hwc.process_into(&encoded[..], &mut workspace, &mut values).unwrap();
             assert_eq!(placement, hwc.placement(image.size()), "{key}, {case}");
             assert_eq!(sum_of_values(&values), expected["hwc"], "{key}, from the file, {case}");
         }

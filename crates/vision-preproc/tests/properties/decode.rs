@@ -2,7 +2,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use vision_preproc::{Error, Letterbox, LetterboxOptions, Limits, RgbImage, Size, decode, probe};
+use vision_preproc::{
+    Error, Letterbox, LetterboxOptions, Limits, RgbImage, Size, Workspace, decode, probe,
+};
 
 use crate::cases;
 
@@ -97,12 +99,14 @@ fn check(bytes: &[u8]) {
 /// The way without a whole frame accepts the same files, and makes the same of them.
 fn check_letterbox(bytes: &[u8], limits: &Limits, decoded: &Result<RgbImage, Error>) {
     let canvas = Size { width: 20, height: 30 };
-    let letterbox = Letterbox::new(canvas, LetterboxOptions::default()).unwrap();
-    let mut values = vec![f32::NAN; letterbox.value_count()];
-    match (decoded, letterbox.decode_into(bytes, limits, &mut values)) {
-        (Ok(image), Ok(_)) => assert!(letterbox.process(image.as_view()) == values),
+    let options = LetterboxOptions { limits: *limits, ..LetterboxOptions::default() };
+    let letterbox = Letterbox::new(canvas, options).unwrap();
+    match (decoded, letterbox.process_bytes(bytes, &mut Workspace::new())) {
+        (Ok(image), Ok(values)) => assert!(letterbox.process(image.as_view()) == values),
         (Err(decoded), Err(streamed)) => assert_eq!(decoded.to_string(), streamed.to_string()),
-        (decoded, streamed) => panic!("decode gave {decoded:?}, decode_into {streamed:?}"),
+        (decoded, streamed) => {
+            panic!("decode gave {decoded:?}, process_bytes {:?}", streamed.map(|_| ()))
+        }
     }
 }
 
