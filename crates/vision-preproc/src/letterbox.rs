@@ -8,7 +8,7 @@ use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
 use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
 use crate::kernels::{Element, Level, Store, normalize, planes};
-use crate::normalize::{Pattern, Table};
+use crate::normalize::Table;
 use crate::resize::Passes;
 use crate::{
     Error, Filter, Input, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace, probe,
@@ -90,7 +90,7 @@ pub struct Letterbox {
     level: Level,
     table: Box<Table>,
     /// The channels of a row of the canvas, in the order of the output.
-    pattern: Pattern,
+    channels: Vec<u8>,
 }
 
 /// Pixels and bytes on their way, kept for the next image.
@@ -128,8 +128,8 @@ impl Letterbox {
             ChannelOrder::Chw => at / width,
             ChannelOrder::Hwc => at % 3,
         };
-        let pattern = Pattern::new(&table, (0..3 * width).map(|at| channel(at) as u8));
-        Ok(Self { canvas, options, level: Level::detect(), table, pattern })
+        let channels = (0..3 * width).map(|at| channel(at) as u8).collect();
+        Ok(Self { canvas, options, level: Level::detect(), table, channels })
     }
 
     /// The number of values of a result, `3 * canvas.height * canvas.width`.
@@ -294,12 +294,12 @@ impl Letterbox {
         store: Store,
         out: &mut [T],
     ) {
-        let (level, table, lanes) = (self.level, &*self.table, self.pattern.lanes());
+        let (level, table, channels) = (self.level, &*self.table, &self.channels[..]);
         let width = self.canvas.width as usize;
         match self.options.channels {
             ChannelOrder::Hwc => {
                 let out = &mut out[y * width * 3..(y + 1) * width * 3];
-                normalize(level, table, lanes, store, row, out);
+                normalize(level, table, channels, store, row, out);
             }
             ChannelOrder::Chw => {
                 planar.resize(width * 3, 0);
@@ -307,7 +307,7 @@ impl Letterbox {
                 for (channel, plane) in out.chunks_exact_mut(self.value_count() / 3).enumerate() {
                     let of = channel * width..(channel + 1) * width;
                     let out = &mut plane[y * width..(y + 1) * width];
-                    normalize(level, table, lanes.part(of.clone()), store, &planar[of], out);
+                    normalize(level, table, &channels[of.clone()], store, &planar[of], out);
                 }
             }
         }
