@@ -60,7 +60,27 @@ fn check(sizes: common::Sizes, sides: &[u32]) {
         let (hidden, patches) = (sizes.vision_hidden, side * side / 196);
         println!("{hidden} {patches} {measured} {estimated} {ratio:.2}");
         assert!((1.0..=2.0).contains(&ratio), "{hidden} {patches} {measured} {check:#?}");
+        let scores = sizes.vision_heads as u64 * u64::from(patches).pow(2) * 4;
+        // From here on the scores of one block would be more than everything else.
+        assert!(patches < 4000 || measured < scores, "{hidden} {patches} {measured} {scores}");
     }
+}
+
+/// A long prompt that is read at once takes far less than its scores would.
+fn check_long_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    common::write_checkpoint(NARROW, folder.path());
+    let caches = Caches::new(CacheLimits::none());
+    let options = MlxOptions { caches, prefill_step_tokens: 100_000, ..MlxOptions::default() };
+    let model = MlxProvider::load(folder.path().to_str().unwrap(), options).unwrap();
+    mlx_rs::memory::reset_peak_memory().unwrap();
+    let params = GenerateParams { max_tokens: Some(1), ..GenerateParams::default() };
+    let request = Request::text("a red square ".repeat(2000)).with_params(params);
+    let tokens = block_on(model.generate(request)).unwrap().completion.usage.prompt_tokens as u64;
+    let measured = mlx_rs::memory::peak_memory().unwrap() as u64;
+    let scores = NARROW.heads as u64 * tokens * tokens * 4;
+    println!("{tokens} tokens at once: measured {measured}, scores of a layer {scores}");
+    assert!(tokens > 5000 && measured < scores / 2, "{tokens} {measured} {scores}");
 }
 
 const NARROW: common::Sizes = common::Sizes {
@@ -79,6 +99,7 @@ fn the_estimate_is_an_upper_bound_within_a_factor_of_two() {
     check(NARROW, &[448, 784, 1176]);
     let wide = common::Sizes { vision_hidden: 640, vision_inner: 1712, vision_heads: 8, ..NARROW };
     check(wide, &[448, 672, 896]);
+    check_long_prompt();
 }
 
 /// As wide as the published model, with two blocks and two layers; takes minutes.
