@@ -4,10 +4,11 @@
 //! f32 by itself: fused or reordered operations are quicker to write and differ in the last bit from what models were
 //! trained on. Background and picture go through the same arithmetic, so a black border is what a black pixel is.
 
+use crate::canvas::{Canvas, ChannelOrder};
 use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
 use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
-use crate::kernels::{Element, Level, Store, normalize, planes};
+use crate::kernels::{Element, Store};
 use crate::normalize::Table;
 use crate::resize::Passes;
 use crate::{
@@ -17,16 +18,6 @@ use crate::{
 
 /// Rows that are taken from the resize at a time.
 const BATCH_ROWS: usize = 16;
-
-/// Where the channels of a pixel lie in the output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum ChannelOrder {
-    /// `[3, h, w]`: a plane for each channel. The default.
-    #[default]
-    Chw,
-    /// `[h, w, 3]`: the channels of a pixel side by side.
-    Hwc,
-}
 
 /// How a [`Letterbox`] scales, pads and normalises.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,12 +76,8 @@ impl Default for LetterboxOptions {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Letterbox {
-    canvas: Size,
+    canvas: Canvas,
     options: LetterboxOptions,
-    level: Level,
-    table: Box<Table>,
-    /// The channels of a row of the canvas, in the order of the output.
-    channels: Vec<u8>,
 }
 
 /// Pixels and bytes on their way, kept for the next image.
@@ -122,19 +109,13 @@ impl Letterbox {
             return Err(Error::config("std", "expected no zero, found one"));
         }
         let LetterboxOptions { rescale, rescale_factor, mean, std, .. } = options;
-        let table = Box::new(Table::new(rescale, rescale_factor, mean, std));
-        let width = canvas.width as usize;
-        let channel = |at| match options.channels {
-            ChannelOrder::Chw => at / width,
-            ChannelOrder::Hwc => at % 3,
-        };
-        let channels = (0..3 * width).map(|at| channel(at) as u8).collect();
-        Ok(Self { canvas, options, level: Level::detect(), table, channels })
+        let table = Table::new(rescale, rescale_factor, mean, std);
+        Ok(Self { canvas: Canvas::new(canvas, options.channels, table), options })
     }
 
     /// The number of values of a result, `3 * canvas.height * canvas.width`.
     pub fn value_count(&self) -> usize {
-        self.canvas.rgb_bytes()
+        self.canvas.value_count()
     }
 
     /// Where a picture of `size` lies on the canvas, without its pixels.
@@ -142,11 +123,11 @@ impl Letterbox {
     /// # Panics
     /// If a side of `size` is zero.
     pub fn placement(&self, size: Size) -> Placement {
-        let fits = size.width <= self.canvas.width && size.height <= self.canvas.height;
-        if fits && !self.options.enlarge {
-            return Placement::centred(size, self.canvas);
+        let canvas = self.canvas.size();
+        if size.width <= canvas.width && size.height <= canvas.height && !self.options.enlarge {
+            return Placement::centred(size, canvas);
         }
-        letterbox(size, self.canvas)
+        letterbox(size, canvas)
     }
 
     /// The picture on the canvas as bytes, `[canvas.height, canvas.width, 3]`; equal to `PIL.ImageOps.pad`.
@@ -156,13 +137,13 @@ impl Letterbox {
         let scaled = resize(image, placement.size, filter, pass_order);
         let scaled = scaled.expect("a placed picture has at least one pixel");
         let mut pixels = color.repeat(self.value_count() / 3);
-        let (stride, left) = (self.canvas.width as usize * 3, placement.left as usize * 3);
+        let (stride, left) = (self.canvas.size().width as usize * 3, placement.left as usize * 3);
         let rows = pixels.chunks_exact_mut(stride).skip(placement.top as usize);
         for (row, y) in rows.zip(0..placement.size.height as usize) {
             let source = scaled.as_view().row(y);
             row[left..left + source.len()].copy_from_slice(source);
         }
-        RgbImage::new(self.canvas.width, self.canvas.height, pixels)
+        RgbImage::new(self.canvas.size().width, self.canvas.size().height, pixels)
             .expect("the buffer was made for this canvas")
     }
 
@@ -202,7 +183,11 @@ impl Letterbox {
     ) -> Result<Placement, Error> {
         if out.len() != self.value_count() {
             return Err(Error::Shape {
-                expected: format!("a buffer of {} values for {}", self.value_count(), self.canvas),
+                expected: format!(
+                    "a buffer of {} values for {}",
+                    self.value_count(),
+                    self.canvas.size()
+                ),
                 found: format!("{} values", out.len()),
             });
         }
@@ -238,7 +223,7 @@ impl Letterbox {
         let LetterboxOptions { filter, pass_order, .. } = self.options;
         let passes = Passes::new(size, placement.size, filter, pass_order, orientation);
         let Workspace { resize, letterbox: buffers, .. } = workspace;
-        passes.run(rows, self.level, resize, |rows| {
+        passes.run(rows, self.canvas.level(), resize, |rows| {
             if orientation == Orientation::Upright {
                 return self.write(rows, placement, buffers, out);
             }
@@ -261,11 +246,11 @@ impl Letterbox {
         let Buffers { batch, row, planar } = buffers;
         let (left, top) = (placement.left as usize * 3, placement.top as usize);
         let (len, height) = (placement.size.width as usize * 3, placement.size.height as usize);
-        let store = Store::of(out);
+        let (canvas, store) = (self.canvas.size(), Store::of(out));
         row.clear();
-        row.extend(self.options.color.iter().cycle().take(self.canvas.width as usize * 3));
-        for y in (0..top).chain(top + height..self.canvas.height as usize) {
-            self.write_row(row, y, planar, store, out);
+        row.extend(self.options.color.iter().cycle().take(canvas.width as usize * 3));
+        for y in (0..top).chain(top + height..canvas.height as usize) {
+            self.canvas.write_row(y, row, planar, store, out);
         }
         batch.resize(len * BATCH_ROWS.min(height), 0);
         let mut y = top;
@@ -275,7 +260,7 @@ impl Letterbox {
                 count => {
                     for pixels in batch.chunks_exact(len).take(count) {
                         row[left..left + len].copy_from_slice(pixels);
-                        self.write_row(row, y, planar, store, out);
+                        self.canvas.write_row(y, row, planar, store, out);
                         y += 1;
                     }
                 }
@@ -283,58 +268,6 @@ impl Letterbox {
         }
         store.finish();
         Ok(())
-    }
-
-    /// Writes row `y` of the canvas, whose `[w, 3]` bytes are `row`.
-    fn write_row<T: Element>(
-        &self,
-        row: &[u8],
-        y: usize,
-        planar: &mut Vec<u8>,
-        store: Store,
-        out: &mut [T],
-    ) {
-        let (level, table, channels) = (self.level, &*self.table, &self.channels[..]);
-        let width = self.canvas.width as usize;
-        match self.options.channels {
-            ChannelOrder::Hwc => {
-                let out = &mut out[y * width * 3..(y + 1) * width * 3];
-                normalize(level, table, channels, store, row, out);
-            }
-            ChannelOrder::Chw => {
-                planar.resize(width * 3, 0);
-                split(level, row, planar);
-                for (channel, plane) in out.chunks_exact_mut(self.value_count() / 3).enumerate() {
-                    let of = channel * width..(channel + 1) * width;
-                    let out = &mut plane[y * width..(y + 1) * width];
-                    normalize(level, table, &channels[of.clone()], store, &planar[of], out);
-                }
-            }
-        }
-    }
-}
-
-/// `[w, 3]` bytes to `[3, w]`.
-fn split(level: Level, row: &[u8], planar: &mut [u8]) {
-    let width = row.len() / 3;
-    let mut at = 0;
-    // The kernel takes squares; pixels that follow each other make a square whose rows do.
-    for side in [16, 8] {
-        let area = side * side;
-        let mut square = [0; 3 * 16 * 16];
-        while width - at >= area {
-            let square = &mut square[..3 * area];
-            planes(level, &row[at * 3..], side * 3, side, 1, square);
-            for (channel, plane) in square.chunks_exact(area).enumerate() {
-                planar[channel * width + at..][..area].copy_from_slice(plane);
-            }
-            at += area;
-        }
-    }
-    for (x, pixel) in row.as_chunks::<3>().0.iter().enumerate().skip(at) {
-        for (channel, &value) in pixel.iter().enumerate() {
-            planar[channel * width + x] = value;
-        }
     }
 }
 
@@ -394,19 +327,5 @@ mod tests {
         assert_eq!(&bytes.pixels()[..3], [1, 2, 3]);
         assert_eq!(&bytes.pixels()[15..18], [0, 20, 40]);
         assert_eq!(&bytes.pixels()[27..30], [1, 2, 3]);
-    }
-
-    #[test]
-    fn a_row_is_split_at_every_level() {
-        for width in [1, 2, 63, 64, 65, 255, 256, 257, 400, 641] {
-            let row: Vec<u8> = (0..3 * width).map(|at| (at * 7 % 251) as u8).collect();
-            for level in Level::available() {
-                let mut planar = vec![0; 3 * width];
-                split(level, &row, &mut planar);
-                for (at, &value) in row.iter().enumerate() {
-                    assert_eq!(planar[at % 3 * width + at / 3], value, "{level:?}, {width}, {at}");
-                }
-            }
-        }
     }
 }

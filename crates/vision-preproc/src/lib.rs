@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod canvas;
 mod decode;
 mod error;
 mod frames;
@@ -35,13 +36,14 @@ mod processor;
 mod resize;
 mod workspace;
 
+pub use canvas::ChannelOrder;
 pub use decode::{Format, ImageInfo, Orientation, decode, probe};
 pub use error::Error;
 pub use frames::{FrameProcessor, Frames};
 pub use geometry::{Grid, Placement, letterbox, smart_resize};
 pub use image::{RgbImage, RgbView, Size};
 pub use kernels::{Element, Level};
-pub use letterbox::{ChannelOrder, Letterbox, LetterboxOptions};
+pub use letterbox::{Letterbox, LetterboxOptions};
 pub use limits::Limits;
 pub use normalize::Rescale;
 pub use pipeline::Input;

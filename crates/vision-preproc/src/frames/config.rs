@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::FrameProcessor;
 use super::fit::Fit;
+use crate::canvas::{Canvas, ChannelOrder};
 use crate::keys::{CLIP, factor, filter, flag, mean_and_std, number_in};
 use crate::normalize::Table;
 use crate::{Error, Limits, PassOrder, Rescale, Size};
@@ -62,19 +63,17 @@ pub(super) fn parse(text: &str) -> Result<FrameProcessor, Error> {
         Family::Siglip => (Fit::Stretch, both_sides(&keys, "size", 224)?),
         Family::Tiles => tiles(&keys)?,
     };
-    let rescale = Rescale::default();
     let factor = factor(&keys)?;
+    let table = Table::new(Rescale::default(), factor, mean, std);
     Ok(FrameProcessor {
         fit,
-        frame,
+        canvas: Canvas::new(frame, ChannelOrder::Chw, table),
         filter: filter(&keys, if family == Family::Tiles { 1 } else { 3 })?,
         order: PassOrder::default(),
-        rescale,
         factor,
         mean,
         std,
         limits: Limits::default(),
-        table: Box::new(Table::new(rescale, factor, mean, std)),
     })
 }
 
@@ -162,6 +161,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(processor.fit, Fit::Crop { shortest_edge: 336 });
-        assert_eq!(processor.frame, Size { width: 336, height: 336 });
+        assert_eq!(processor.frame_size(), Size { width: 336, height: 336 });
     }
 }

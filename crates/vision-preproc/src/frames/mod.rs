@@ -15,6 +15,8 @@ mod fit;
 
 use fit::Fit;
 
+use crate::canvas::{Canvas, ChannelOrder};
+use crate::kernels::Store;
 use crate::normalize::Table;
 use crate::{Error, Filter, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, resize};
 
@@ -22,15 +24,13 @@ use crate::{Error, Filter, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, 
 #[derive(Clone, Debug)]
 pub struct FrameProcessor {
     fit: Fit,
-    frame: Size,
+    canvas: Canvas,
     filter: Filter,
     order: PassOrder,
-    rescale: Rescale,
     factor: f64,
     mean: [f32; 3],
     std: [f32; 3],
     limits: Limits,
-    table: Box<Table>,
 }
 
 /// The input of a vision tower: `values` is `[count, 3, size.height, size.width]`, normalised.
@@ -72,8 +72,8 @@ impl FrameProcessor {
     /// Replaces the arithmetic that turns bytes into floats; see [`Rescale`].
     #[must_use]
     pub fn with_rescale(mut self, rescale: Rescale) -> Self {
-        self.rescale = rescale;
-        *self.table = Table::new(rescale, self.factor, self.mean, self.std);
+        let table = Table::new(rescale, self.factor, self.mean, self.std);
+        self.canvas = Canvas::new(self.canvas.size(), ChannelOrder::Chw, table);
         self
     }
 
@@ -86,7 +86,7 @@ impl FrameProcessor {
 
     /// Width and height of every frame.
     pub fn frame_size(&self) -> Size {
-        self.frame
+        self.canvas.size()
     }
 
     /// Rows and columns of tiles that an image of `size` (upright) becomes, without its pixels; (0, 0) for none.
@@ -96,8 +96,9 @@ impl FrameProcessor {
     pub fn tiles(&self, size: Size) -> Result<(usize, usize), Error> {
         self.limits.check_size(size)?;
         let Fit::Tiles { longest_edge } = self.fit else { return Ok((0, 0)) };
-        let size = fit::multiple_of(fit::longest_edge(size, longest_edge), self.frame.width);
-        Ok(fit::tiles(size, self.frame))
+        let frame = self.frame_size();
+        let size = fit::multiple_of(fit::longest_edge(size, longest_edge), frame.width);
+        Ok(fit::tiles(size, frame))
     }
 
     /// Makes frames of an upright image.
@@ -106,39 +107,44 @@ impl FrameProcessor {
     /// As for [`FrameProcessor::tiles`], and [`Error::Limit`] if a step on the way has more pixels than allowed.
     pub fn process(&self, image: RgbView<'_>) -> Result<Frames, Error> {
         let (rows, columns) = self.tiles(image.size())?;
-        let frame_len = self.frame.rgb_bytes();
+        let (frame, frame_len) = (self.frame_size(), self.canvas.value_count());
         let count = rows * columns + 1;
         let mut values = vec![0.0; count * frame_len];
         let mut frames = values.chunks_exact_mut(frame_len);
+        let mut planar = Vec::new();
         let mut put = |image: &RgbImage, left: u32, top: u32| {
-            let frame = frames.next().expect("the frames were counted");
-            self.write(image.as_view(), left, top, frame);
+            let values = frames.next().expect("the frames were counted");
+            let bytes = left as usize * 3..(left + frame.width) as usize * 3;
+            for y in 0..frame.height as usize {
+                let row = &image.as_view().row(top as usize + y)[bytes.clone()];
+                self.canvas.write_row(y, row, &mut planar, Store::Cached, values);
+            }
         };
         match self.fit {
-            Fit::Stretch => put(&self.resize(image, self.frame)?, 0, 0),
+            Fit::Stretch => put(&self.resize(image, frame)?, 0, 0),
             Fit::Crop { shortest_edge } => {
                 let scaled = fit::shortest_edge(image.size(), shortest_edge);
                 let image = self.resize(image, scaled)?;
-                let [left, top] = fit::centre(scaled, self.frame);
+                let [left, top] = fit::centre(scaled, frame);
                 put(&image, left, top);
             }
             Fit::PadToSquare { color } => {
                 let square = fit::square(image.size());
                 self.check(square)?;
-                put(&self.resize(fit::padded(image, square, color).as_view(), self.frame)?, 0, 0);
+                put(&self.resize(fit::padded(image, square, color).as_view(), frame)?, 0, 0);
             }
             Fit::Tiles { longest_edge } => {
                 let image = self.resize(image, fit::longest_edge(image.size(), longest_edge))?;
-                let whole = fit::multiple_of(image.size(), self.frame.width);
+                let whole = fit::multiple_of(image.size(), frame.width);
                 let image = self.resize(image.as_view(), whole)?;
                 for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))) {
                     let (row, column) = (row as u32, column as u32);
-                    put(&image, column * self.frame.width, row * self.frame.height);
+                    put(&image, column * frame.width, row * frame.height);
                 }
-                put(&self.resize(image.as_view(), self.frame)?, 0, 0);
+                put(&self.resize(image.as_view(), frame)?, 0, 0);
             }
         }
-        Ok(Frames { values, count, size: self.frame, rows, columns })
+        Ok(Frames { values, count, size: frame, rows, columns })
     }
 
     fn resize(&self, image: RgbView<'_>, size: Size) -> Result<RgbImage, Error> {
@@ -155,18 +161,5 @@ impl FrameProcessor {
             });
         }
         Ok(())
-    }
-
-    /// The part of `image` from (`left`, `top`) on, as normalised planes.
-    fn write(&self, image: RgbView<'_>, left: u32, top: u32, frame: &mut [f32]) {
-        let (width, height) = (self.frame.width as usize, self.frame.height as usize);
-        for (channel, plane) in frame.chunks_exact_mut(width * height).enumerate() {
-            for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-                let source = &image.row(top as usize + y)[left as usize * 3..];
-                for (value, pixel) in row.iter_mut().zip(source.as_chunks::<3>().0) {
-                    *value = self.table.value(channel, pixel[channel]);
-                }
-            }
-        }
     }
 }
