@@ -3,7 +3,7 @@
 use mlx_rs::{Device, DeviceType, Dtype, memory};
 use serde::Serialize;
 
-use crate::{Result, engine};
+use crate::{Result, engine, ffi};
 
 /// The device that MLX computes on, and its memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,8 @@ pub struct DeviceInfo {
     pub cache_bytes: u64,
     /// Bytes that MLX allows itself.
     pub limit_bytes: u64,
+    /// Bytes of its own memory (CUDA), or that it recommends to use at most (Metal); absent on a CPU.
+    pub device_bytes: Option<u64>,
 }
 
 /// Asks MLX what it runs on.
@@ -34,6 +36,11 @@ pub fn device_info() -> Result<DeviceInfo> {
             peak_bytes: memory::peak_memory().map_err(fail)? as u64,
             cache_bytes: memory::cache_memory().map_err(fail)? as u64,
             limit_bytes: memory::memory_limit().map_err(fail)? as u64,
+            device_bytes: match Backend::current() {
+                Backend::Cpu => None,
+                Backend::Metal => ffi::device_bytes(c"max_recommended_working_set_size"),
+                Backend::Cuda => ffi::device_bytes(c"total_memory"),
+            },
         })
     })?
 }

@@ -64,3 +64,15 @@ pub(crate) fn device_bytes(key: &CStr) -> Option<u64> {
     };
     found.then_some(bytes as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a CPU MLX knows no sizes, and neither a missing key nor a text is an error that it prints.
+    #[test]
+    fn what_the_device_does_not_tell_is_none() {
+        assert_eq!(device_bytes(c"no such key"), None);
+        assert_eq!(device_bytes(c"device_name"), None);
+    }
+}
