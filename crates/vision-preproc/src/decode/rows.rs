@@ -2,6 +2,7 @@
 
 pub(crate) use super::Reason;
 use super::{Format, bmp, gif, jpeg, png, webp};
+use crate::kernels::advise_huge_pages;
 use crate::{RgbImage, Size};
 
 /// A decoder that hands out RGB rows from top to bottom, in the stored orientation.
@@ -120,6 +121,7 @@ pub(crate) fn collect(source: &mut dyn RowSource) -> Result<RgbImage, Reason> {
     let size = source.size();
     let stride = size.width as usize * 3;
     let mut pixels = vec![0; size.rgb_bytes()];
+    advise_huge_pages(&mut pixels);
     let mut at = 0;
     while at < pixels.len() {
         match source.read(&mut pixels[at..])? {

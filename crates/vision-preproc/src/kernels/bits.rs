@@ -1,6 +1,7 @@
 //! Plain code, compiled once more for processors whose shifts take one step instead of three.
 
 use super::Level;
+#[cfg(target_arch = "x86_64")]
 use super::level::Kind;
 
 /// Work that has shifts by variable amounts in its inner loop.

@@ -9,9 +9,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 mod scalar;
 
 use super::Level;
+#[cfg(target_arch = "x86_64")]
 use super::level::Kind;
 
 /// A block to be transformed.
@@ -52,7 +54,10 @@ pub(crate) fn blocks(
         Kind::Avx2 => unsafe { avx2::blocks(coefficients, quant, jobs, plane, stride) },
         _ => {
             for job in jobs {
-                block(coefficients, quant, *job, plane, stride);
+                let from = &coefficients[job.from as usize..];
+                let from = from.first_chunk().expect("asserted above");
+                let samples = portable::block(from, quant);
+                write(&samples.unwrap_or_else(|| scalar::block(from, quant)), *job, plane, stride);
             }
         }
     }
@@ -67,7 +72,10 @@ pub(crate) fn block(
     stride: usize,
 ) {
     let from = coefficients[job.from as usize..].first_chunk().expect("64 coefficients");
-    let samples = scalar::block(from, quant);
+    write(&scalar::block(from, quant), job, plane, stride);
+}
+
+fn write(samples: &[u8; 64], job: Job, plane: &mut [u8], stride: usize) {
     for (row, samples) in samples.as_chunks::<8>().0.iter().enumerate() {
         let at = job.to as usize + row * stride;
         plane[at..at + 8].copy_from_slice(samples);
@@ -80,5 +88,55 @@ pub(crate) fn flat(dc: i32, job: Job, plane: &mut [u8], stride: usize) {
     for row in 0..8 {
         let at = job.to as usize + row * stride;
         plane[at..at + 8].fill(sample);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Noise of all sizes: from blocks that photographs have up to such as no encoder makes, which saturate.
+    #[test]
+    fn every_level_equals_the_specification() {
+        let mut state = 1_u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as i32
+        };
+        for round in 0..400 {
+            let steps: [i16; 64] = std::array::from_fn(|_| (1 + random() % 255) as i16);
+            let count = 1 + round % 9;
+            let mut coefficients = vec![0; count * 64];
+            for coefficient in &mut coefficients {
+                // All products fit into 16 bits, as is promised.
+                let size = random() % [1, 4, 20, 128][round % 4];
+                *coefficient = if random() % 3 == 0 { size as i16 } else { -size as i16 };
+            }
+            let stride = 8 * count + 3;
+            let job = |at: usize| Job { from: 64 * at as u32, to: 8 * at as u32 };
+            let jobs: Vec<Job> = (0..count).rev().map(job).collect();
+            let mut expected = vec![7; 8 * stride];
+            for job in &jobs {
+                block(&coefficients, &steps, *job, &mut expected, stride);
+            }
+            for level in Level::available() {
+                let mut found = vec![7; 8 * stride];
+                blocks(level, &coefficients, &steps, &jobs, &mut found, stride);
+                assert!(found == expected, "round {round}, {level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flat_block_is_a_block_with_dc_only() {
+        for dc in -2048..2048 {
+            let mut coefficients = [0; 64];
+            coefficients[0] = dc;
+            let job = Job { from: 0, to: 0 };
+            let (mut expected, mut found) = ([0; 64], [0; 64]);
+            block(&coefficients, &[3; 64], job, &mut expected, 8);
+            flat(i32::from(dc) * 3, job, &mut found, 8);
+            assert_eq!(found, expected, "{dc}");
+        }
     }
 }

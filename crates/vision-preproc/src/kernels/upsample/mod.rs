@@ -10,6 +10,7 @@ mod avx512;
 mod scalar;
 
 use super::Level;
+#[cfg(target_arch = "x86_64")]
 use super::level::Kind;
 
 /// How many samples more than asked for a kernel may read and write.

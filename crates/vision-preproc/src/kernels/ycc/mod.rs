@@ -7,6 +7,7 @@ mod avx512;
 mod scalar;
 
 use super::Level;
+#[cfg(target_arch = "x86_64")]
 use super::level::Kind;
 
 /// A row of `[3 * width]` RGB bytes from one row of each component.

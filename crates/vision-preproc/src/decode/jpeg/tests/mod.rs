@@ -84,7 +84,7 @@ fn fixtures_are_equal_at_every_level() {
 #[test]
 fn random_coefficients_in_random_codes_are_equal_at_every_level() {
     let mut random = Random::new(1);
-    for round in 0..600 {
+    for round in 0..300 {
         let options = Options::random(&mut random);
         let bytes = encoder::file(&options, &mut random);
         let expected = by_libjpeg(&bytes).expect("a valid file");
@@ -142,26 +142,43 @@ fn sizes_are_equal() {
 /// Damaged files: the same pixels as by libjpeg alone, or the same error.
 #[test]
 fn damage_changes_nothing_but_who_decodes() {
+    let (taken, failed) = damaged(3, 1500, 40_000);
+    assert!(taken > 100 && failed > 100, "{taken} taken, {failed} failed");
+}
+
+/// The same for as long as one wants to wait: `cargo test --release -p vision-preproc --lib damage -- --ignored`.
+#[test]
+#[ignore = "takes some minutes"]
+fn much_damage_changes_nothing_but_who_decodes() {
+    for seed in 100..200 {
+        let (taken, failed) = damaged(seed, 1500, 300_000);
+        assert!(taken > 100 && failed > 100, "{seed}: {taken} taken, {failed} failed");
+    }
+}
+
+/// Compares `rounds` damaged files, made from fixtures of less than `most_bytes` and from random ones; returns how many
+/// the baseline decoder took, and how many were errors.
+fn damaged(seed: u64, rounds: usize, most_bytes: usize) -> (usize, usize) {
     let mut files: Vec<Vec<u8>> = fixtures()
         .iter()
         .map(|path| std::fs::read(path).unwrap())
-        .filter(|bytes| bytes.len() < 40_000)
+        .filter(|bytes| bytes.len() < most_bytes)
         .collect();
-    let mut random = Random::new(3);
+    let mut random = Random::new(seed);
     for _ in 0..40 {
         let options = Options::random(&mut random);
         files.push(encoder::file(&options, &mut random));
     }
     let (mut taken, mut failed) = (0, 0);
-    for round in 0..1500 {
+    for round in 0..rounds {
         let mut bytes = files[random.below(files.len())].clone();
         damage(&mut bytes, &mut random);
         let expected = by_libjpeg(&bytes);
-        assert!(by_rows(&bytes) == expected, "round {round}");
+        assert!(by_rows(&bytes) == expected, "seed {seed}, round {round}");
         failed += usize::from(expected.is_err());
         taken += usize::from(by_baseline(&bytes, Level::detect()).is_ok());
     }
-    assert!(taken > 100 && failed > 100, "{taken} taken, {failed} failed");
+    (taken, failed)
 }
 
 fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
