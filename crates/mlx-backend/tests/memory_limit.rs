@@ -164,8 +164,8 @@ fn fit_answers_within_the_limit_and_reject_refuses() {
     prove(sizes, &[(4000, 3000)], 400 << 20, 0);
 }
 
-/// With a tower as wide as that of the published models, two blocks of it, and as much held besides
-/// as the weights of one of 3B in 4 bits take; takes minutes.
+/// With a tower as wide as that of the published models, two blocks of it, and memory held in place
+/// of the other layers; takes minutes.
 #[test]
 #[ignore = "takes minutes"]
 fn so_they_do_at_full_size_within_4_gib() {
