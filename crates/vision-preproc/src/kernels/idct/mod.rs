@@ -1,9 +1,9 @@
 //! Coefficients to samples: dequantisation and the inverse DCT.
 //!
-//! It is libjpeg's `jpeg_idct_islow`: two passes of Loeffler, Ligtenberg and Moschytz's algorithm (ICASSP 1989) in fixed
-//! point with 13 bits, columns first, each rounding once. All of it is integer arithmetic without overflow, so the sums
-//! may be written as any other sums that are equal; the vector kernels use that. What does not fit their 16-bit
-//! inputs goes through `scalar`.
+//! It is libjpeg's `jpeg_idct_islow`: two passes of Loeffler, Ligtenberg and Moschytz's algorithm (ICASSP 1989) in
+//! fixed point with 13 bits, columns first, each rounding once. All of it is integer arithmetic without overflow, so
+//! that the sums may be written as any other sums that are equal; the vector kernels use that. What does not fit their
+//! 16-bit inputs goes through `scalar`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -2,10 +2,13 @@
 //!
 //! The codes are such that a decoder that starts anywhere soon falls into step: what it decodes from a block on depends
 //! on nothing but the bit that the block starts at, and on which block of the MCU it takes it for. So a second stream
-//! starts some kilobytes ahead of the first one and is decoded in turns with it, which hides the time that each lookup takes. When
-//! the first stream starts a block at the same bit, as the same block of the MCU, as the second one did somewhere, all
-//! that the second one has decoded from there on is what the first one would. If that does not happen, the second one was in
-//! vain. DC coefficients are kept as differences, so that they do not depend on what came before.
+//! starts some kilobytes ahead of the first one and is decoded in turns with it, which hides the time that each lookup
+//! takes. When the first stream starts a block at the same bit, as the same block of the MCU, as the second one did
+//! somewhere, all that the second one has decoded from there on is what the first one would. If that does not happen,
+//! the second one was in vain. DC coefficients are kept as differences, so that they do not depend on what came before.
+//!
+//! Of a photograph of 12 megapixels nearly all trials succeed (146 of 147), and less than 1 % of the blocks is decoded
+//! twice.
 
 use std::ops::Range;
 
@@ -16,8 +19,9 @@ use crate::kernels::{BitWork, Level, with_bit_instructions, zeroed};
 
 /// How many blocks the second stream starts ahead, about.
 const AHEAD_BLOCKS: usize = 1024;
-/// With less to do, it is not worth to start a second stream.
-const MIN_AHEAD_BYTES: usize = 2048;
+/// With less to do, it is not worth to start a second stream. It also means a byte for a block, about: with less the
+/// first stream has not the room to come so far.
+const MIN_AHEAD_BYTES: usize = AHEAD_BLOCKS;
 const MAX_AHEAD_BYTES: usize = 32 << 10;
 
 /// A scan that is being decoded.
@@ -113,8 +117,9 @@ impl Blocks {
         left: usize,
         bytes_per_block: usize,
     ) -> Result<(), Irregular> {
-        let ahead = (bytes_per_block * AHEAD_BLOCKS).clamp(MIN_AHEAD_BYTES, MAX_AHEAD_BYTES);
-        if !self.segment.is_whole() && self.segment.len() < self.bit / 8 + 3 * ahead {
+        let ahead = (bytes_per_block * AHEAD_BLOCKS).min(MAX_AHEAD_BYTES);
+        let wanted = 3 * ahead.max(MIN_AHEAD_BYTES);
+        if !self.segment.is_whole() && self.segment.len() < self.bit / 8 + wanted {
             self.advance(file)?;
         }
         let Self { segment, memory, streams, bit, block, .. } = self;

@@ -1,8 +1,8 @@
 //! The loop over Huffman codes (ITU-T T.81, F.2.2): bits to the coefficients of one block after the other.
 //!
 //! A step of the loop takes one lookup, and has no branch that depends on the data but for codes that are not in the
-//! tables: where a block ends, a conditional move goes on to the table of the next one. What limits it is then how long a lookup
-//! takes before the next one can start, and so two streams in turns are nearly as fast as one.
+//! tables: where a block ends, a conditional move goes on to the table of the next one. What limits it is how long a
+//! lookup takes before the next one can start, and so two streams in turns are nearly as fast as one.
 
 use std::hint::select_unpredictable;
 
@@ -20,8 +20,8 @@ const _: () = assert!(2 * SLOTS_OF_STREAM < SLOTS && SLOTS_OF_STREAM.is_multiple
 /// Steps between two looks at what the streams have come to.
 const BATCH: usize = 64;
 
-/// Blocks that a batch can finish: each takes two steps at least.
-const BATCH_BLOCKS: usize = BATCH / 2 + 1;
+/// Blocks that a batch can come to: one with a bad code takes a single step.
+const BATCH_BLOCKS: usize = BATCH + 1;
 
 /// Bytes that a batch can read: each step takes at most 27 bits, and eight bytes are read at a time.
 const BATCH_BYTES: usize = BATCH * 27 / 8 + 16;
@@ -151,6 +151,11 @@ impl Stream {
         slots && self.bit / 8 + BATCH_BYTES <= bytes.len()
     }
 
+    /// Whether the stream is where the next one has no slots.
+    fn is_inside(&self) -> bool {
+        self.slot() / SLOTS_OF_STREAM == self.first / SLOTS_OF_STREAM
+    }
+
     /// The slot of the first block that no file can have.
     pub(super) fn first_invalid(&self) -> Option<usize> {
         self.first_invalid
@@ -177,6 +182,7 @@ impl Stream {
             }
         }
         *self = state.stream;
+        debug_assert!(self.is_inside(), "{self:?}");
     }
 
     /// Decodes two streams on for a batch.
@@ -197,6 +203,7 @@ impl Stream {
             }
         }
         *streams = [a.stream, b.stream];
+        debug_assert!(streams.iter().all(Self::is_inside), "{streams:?}");
     }
 }
 
