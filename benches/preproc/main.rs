@@ -25,7 +25,7 @@ const USAGE: &str = "\
 usage: preproc peers [--rounds N] [--no-torch] [--dry]
 
   --rounds N   runs of each job by each peer (15)
-  --no-torch   leave out what needs torch, four gigabytes on Linux
+  --no-torch   leave out what needs torch, five gigabytes on Linux
   --dry        print the tables and leave docs/performance.md as it is";
 
 fn main() -> ExitCode {
