@@ -6,7 +6,9 @@
 //!
 //! Everything happens in the orientation in which the rows are stored; patches are turned last, one by one.
 
-use crate::decode::rows::{RowSource, Rows, Whole};
+use std::time::{Duration, Instant};
+
+use crate::decode::rows::{Reason, RowSource, Rows, Whole};
 use crate::kernels::{Element, advise_huge_pages};
 use crate::patchify::{Frames, Patchify};
 use crate::resize::Passes;
@@ -151,7 +153,8 @@ impl ImageProcessor {
         workspace: &mut Workspace,
         out: &mut [T],
     ) -> Result<(), Error> {
-        let Workspace { decode, resize, patchify, .. } = workspace;
+        let Workspace { decode, resize, patchify, decode_time, .. } = workspace;
+        *decode_time = Duration::ZERO;
         let passes =
             Passes::new(job.size, job.plan.resized, self.filter, self.order, job.orientation);
         let to_patches = Patchify {
@@ -168,10 +171,13 @@ impl ImageProcessor {
         };
         match job.source {
             Source::Encoded(bytes, format) => {
-                let mut rows = Rows::open(bytes, format, decode)
+                let start = Instant::now();
+                let rows = Rows::open(bytes, format, decode)
                     .map_err(|reason| Error::decode(format, reason))?;
+                let mut rows = Timed { rows, time: start.elapsed() };
                 let done = process(&mut rows);
-                rows.keep(decode);
+                *decode_time = rows.time;
+                rows.rows.keep(decode);
                 done.map_err(|reason| Error::decode(format, reason))
             }
             Source::Rgb(view) => {
@@ -194,6 +200,25 @@ struct Job<'a> {
 enum Source<'a> {
     Encoded(&'a [u8], Format),
     Rgb(RgbView<'a>),
+}
+
+/// Rows, and how long it took to get them.
+struct Timed<'a> {
+    rows: Rows<'a>,
+    time: Duration,
+}
+
+impl RowSource for Timed<'_> {
+    fn size(&self) -> Size {
+        self.rows.size()
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
+        let start = Instant::now();
+        let read = self.rows.read(out);
+        self.time += start.elapsed();
+        read
+    }
 }
 
 /// A new output, whose memory is not touched before it is written.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::time::Duration;
 
 use crate::decode::rows::Scratch;
 use crate::{letterbox, patchify, resize};
@@ -14,12 +15,19 @@ pub struct Workspace {
     pub(crate) resize: resize::Buffers,
     pub(crate) patchify: patchify::Buffers,
     pub(crate) letterbox: letterbox::Buffers,
+    pub(crate) decode_time: Duration,
 }
 
 impl Workspace {
     /// An empty workspace.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How long the last image of an [`ImageProcessor`](crate::ImageProcessor) took to decode, which goes on while its
+    /// rows are processed; zero if it was pixels.
+    pub fn decode_time(&self) -> Duration {
+        self.decode_time
     }
 }
 

@@ -1,11 +1,13 @@
 //! Images of a request: first the header, which says how large they will be, and later the pixels of
 //! those that no cache knows.
 
-use std::{borrow::Cow, fs, io::Read, path::Path, sync::Arc};
+use std::{borrow::Cow, fs, io::Read, path::Path, sync::Arc, time::Instant};
 
 use llm_core::Image;
-use perf_monitor::{Counter, Phase, Span};
-use vision_preproc::{Grid, ImageProcessor, Limits, Patches, PixelBudget, RgbImage, RgbView, Size};
+use perf_monitor::{Counter, Phase, PhaseEvent, Span};
+use vision_preproc::{
+    Grid, ImageProcessor, Limits, Patches, PixelBudget, RgbView, Size, Workspace,
+};
 
 use super::Frontend;
 use crate::{
@@ -106,19 +108,21 @@ impl Frontend {
     }
 
     fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
-        let decoded: RgbImage;
-        let view = match rgb_view(source.open.image)? {
-            Some(view) => view,
-            None => {
-                let mut span = Span::enter(&*self.recorder, Phase::DecodeImage);
-                decoded = vision_preproc::decode(&source.open.bytes, &self.limits)?;
-                span.units(decoded.size().pixels());
-                decoded.as_view()
-            }
+        let processor = self.processor()?.clone().with_limits(self.limits);
+        let start = Instant::now();
+        let mut workspace = Workspace::new();
+        let patches = match rgb_view(source.open.image)? {
+            Some(view) => processor.process(view, &source.budget)?,
+            None => processor.process_bytes(&source.open.bytes, &source.budget, &mut workspace)?,
         };
-        let mut span = Span::enter(&*self.recorder, Phase::Patchify);
-        let patches = self.processor()?.process(view, &source.budget)?;
-        span.units(patches.grid.patches() as u64);
+        // Rows are decoded and processed in turns; they are reported one after the other.
+        let decoded = start + workspace.decode_time();
+        if rgb_view(source.open.image)?.is_none() {
+            let pixels = source.open.size.pixels();
+            self.recorder.phase(PhaseEvent::new(Phase::DecodeImage, start, decoded, pixels));
+        }
+        let count = patches.grid.patches() as u64;
+        self.recorder.phase(PhaseEvent::new(Phase::Patchify, decoded, Instant::now(), count));
         if patches.grid != source.grid {
             let (header, pixels) = (source.grid, patches.grid);
             return Err(ImageError::Kind(format!("header says {header:?}, pixels {pixels:?}")));
