@@ -81,6 +81,8 @@ impl Bench {
     }
 
     fn of(folder: &Path, limits: CacheLimits) -> Self {
+        // With the fast matrix product, as the engine has it.
+        crate::ffi::load_library().unwrap();
         let checkpoint = Checkpoint::open(folder).unwrap();
         let model = build(&LoadSpec {
             architecture: models::architecture(checkpoint.model_type()).unwrap(),
