@@ -1,1 +1,4 @@
-//! Benchmarks of the workspace; `preproc/` measures preprocessing, by stages and beside its peers.
+//! Benchmarks of the workspace: `preproc/` measures preprocessing, `cache/` the second question
+//! about a picture, both beside their peers.
+
+pub mod python;

@@ -11,3 +11,8 @@ pub(crate) fn stages(options: &[&str]) -> Result {
 pub(crate) fn peers(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin preproc -- peers").args(options))
 }
+
+/// The second question about a picture beside mlx-vlm.
+pub(crate) fn cache(options: &[&str]) -> Result {
+    run(cargo("run --release -p benches --bin cache -- run").args(options))
+}

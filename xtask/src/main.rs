@@ -17,6 +17,8 @@ usage: cargo xtask TASK
   bench preproc --peers [--rounds N] [--no-torch] [--dry]
                  preprocessing beside Pillow, transformers and others, into docs/performance.md;
                  installs them below target/ and needs the network the first time
+  bench cache FOLDER [--peers] [OPTION...]
+                 the second question about a picture to the checkpoint in FOLDER, beside mlx-vlm
   ci             everything a change must pass: format, lints, tests, documentation, dependencies";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
+        ["bench", "cache", ref options @ ..] => bench::cache(options),
         ["bench", "preproc", ref options @ ..] | ["bench", ref options @ ..] => {
             bench::stages(options)
         }
