@@ -1,6 +1,6 @@
 //! Whether one report is slower than another, beyond noise.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, slice};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,17 @@ pub enum Verdict {
 /// than five values on either side are never judged. Values within one run share its conditions, so a difference
 /// between two machines or two moments is a real difference here: measure both sides alternately on a quiet machine.
 pub fn compare(before: &Report, after: &Report, fail_over: f64) -> Comparison {
-    let (before, mut after) = (series(before), series(after));
+    compare_runs(slice::from_ref(before), slice::from_ref(after), fail_over)
+}
+
+/// Compares several runs `after` a change with several `before` it, as [`compare`] does with one.
+///
+/// With at least five reports on both sides each run counts as one value, its median: values of one run are not
+/// independent, and this way a moment in which the machine was busy is one value among others and not hundreds.
+/// With fewer the values of all runs of a side are taken together.
+pub fn compare_runs(before: &[Report], after: &[Report], fail_over: f64) -> Comparison {
+    let by_run = before.len().min(after.len()) >= LEAST_VALUES;
+    let (before, mut after) = (all_series(before, by_run), all_series(after, by_run));
     let mut comparison = Comparison { fail_over, ..Comparison::default() };
     for (name, a) in before {
         match after.remove(&name) {
@@ -88,38 +98,9 @@ impl Comparison {
         self.series.iter().any(|series| series.verdict == Verdict::Regression)
     }
 
-    /// The comparison as a Markdown table, regressions first.
-    pub fn to_markdown(&self) -> String {
-        let mut out =
-            String::from("| series | before | after | change | 99 % interval | p | verdict |\n");
-        out.push_str("|---|--:|--:|--:|--:|--:|---|\n");
-        let mut rows: Vec<_> = self.series.iter().collect();
-        rows.sort_by_key(|row| row.verdict != Verdict::Regression);
-        for row in rows {
-            let change = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);
-            let (low, high) = row.ratio_interval;
-            let verdict = match row.verdict {
-                Verdict::Same => "same",
-                Verdict::Regression => "**regression**",
-                Verdict::Improvement => "improvement",
-                Verdict::TooFew => "too few values",
-            };
-            let _ = writeln!(
-                out,
-                "| {} | {:.4e} | {:.4e} | {} | {} to {} | {:.4} | {verdict} |",
-                row.name.replace('|', "\\|").replace(char::is_control, " "),
-                row.medians.0,
-                row.medians.1,
-                change(row.ratio),
-                change(low),
-                change(high),
-                row.p_value,
-            );
-        }
-        if !self.unmatched.is_empty() {
-            let _ = writeln!(out, "\nIn one report only: {}.", self.unmatched.join(", "));
-        }
-        out
+    /// How many series had enough values on both sides to be judged.
+    pub fn judged(&self) -> usize {
+        self.series.iter().filter(|series| series.verdict != Verdict::TooFew).count()
     }
 }
 
@@ -153,6 +134,23 @@ fn judge(name: String, a: &[f64], b: &[f64], fail_over: f64) -> SeriesComparison
     }
 }
 
+/// All series of some runs, by name; one value for each run if `by_run`.
+fn all_series(runs: &[Report], by_run: bool) -> BTreeMap<String, Vec<f64>> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, values) in runs.iter().flat_map(series) {
+        let of_all = all.entry(name).or_default();
+        match by_run {
+            true => of_all.push(stats::median(&values)),
+            false => of_all.extend(values),
+        }
+    }
+    for values in all.values_mut() {
+        let surplus = values.len().saturating_sub(MAX_VALUES);
+        values.drain(..surplus);
+    }
+    all
+}
+
 /// All series of a report, by name.
 fn series(report: &Report) -> BTreeMap<String, Vec<f64>> {
     let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -165,10 +163,6 @@ fn series(report: &Report) -> BTreeMap<String, Vec<f64>> {
     }
     for event in &report.events {
         all.entry(format!("phase {} seconds", event.name)).or_default().push(event.duration);
-    }
-    for values in all.values_mut() {
-        let surplus = values.len().saturating_sub(MAX_VALUES);
-        values.drain(..surplus);
     }
     all
 }
@@ -229,7 +223,23 @@ mod tests {
         let comparison = compare(&report(5, 1.0, 3), &after, 0.05);
         assert!(comparison.series.is_empty() && !comparison.regressed());
         assert_eq!(comparison.unmatched.len(), 4);
-        let text = compare(&after, &after, 0.05).to_markdown();
-        assert!(text.contains("ot\\|her seconds | ") && text.contains("+0.0 %"), "{text}");
+    }
+
+    #[test]
+    fn a_busy_moment_is_one_value_among_runs() {
+        let runs = |seed: u64, busy: bool| -> Vec<Report> {
+            let center = |n| if busy && n == 0 { 3.0 } else { 1.0 };
+            (0..6).map(|n| report(40, center(n), seed + 100 * n)).collect()
+        };
+        let verdict = |before: &[Report], after: &[Report]| {
+            let comparison = compare_runs(before, after, 0.05);
+            let all = comparison.series.iter();
+            all.map(|s| (s.counts, s.verdict)).next_back().expect("one name has two series")
+        };
+        assert_eq!(verdict(&runs(1, false), &runs(7, true)), ((6, 6), Verdict::Same));
+        let slow: Vec<Report> = (0..6).map(|n| report(40, 1.1, n * 100 + 9)).collect();
+        assert_eq!(verdict(&runs(1, false), &slow), ((6, 6), Verdict::Regression));
+        // Four runs are too few to stand for themselves, so their values are taken together.
+        assert_eq!(verdict(&runs(1, false)[..4], &slow[..4]), ((160, 160), Verdict::Regression));
     }
 }

@@ -35,6 +35,7 @@
 //!
 //! - `nvidia`: utilisation, memory, power and energy of NVIDIA GPUs through NVML, loaded when a monitor is made.
 //! - `apple`: utilisation of Apple GPUs and the physical footprint; no effect elsewhere.
+//! - `apple-power`: power and energy of Apple GPUs as well, through a framework that Apple has not published.
 //! - `tracing`: spans are `tracing` spans too, and `MonitorLayer` feeds a monitor from spans.
 
 #![forbid(unsafe_code)]
@@ -54,6 +55,7 @@ mod options;
 mod phase;
 mod phase_log;
 mod process;
+mod read;
 mod recorder;
 mod render;
 mod report;
@@ -64,7 +66,7 @@ mod stats;
 mod timeline;
 mod traced;
 
-pub use compare::{Comparison, SeriesComparison, Verdict, compare};
+pub use compare::{Comparison, SeriesComparison, Verdict, compare, compare_runs};
 pub use generation::{GenerationMetrics, GenerationTimer, GenerationTrace};
 pub use histogram::Percentiles;
 #[cfg(feature = "tracing")]
@@ -76,6 +78,7 @@ pub use memory_tracker::{
 pub use monitor::{OperationGuard, PerformanceMonitor};
 pub use options::MonitorOptions;
 pub use phase::{Counter, Gauge, Phase};
+pub use read::ReadError;
 pub use recorder::{NullRecorder, PhaseEvent, Recorder};
 pub use report::{
     Environment, EventReport, GaugeReport, GpuMetrics, NameReport, OperationReport, PeakSource,

@@ -56,14 +56,6 @@ impl Report {
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a report has string keys only")
     }
-
-    /// Reads a report from JSON, of this layout or an older one.
-    ///
-    /// # Errors
-    /// The text is not JSON, lacks `schema_version`, `operations` or `summary`, or has a field of the wrong type.
-    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
-    }
 }
 
 /// One finished operation.

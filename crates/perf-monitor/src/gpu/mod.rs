@@ -2,6 +2,8 @@
 
 #[cfg(all(feature = "apple", target_os = "macos"))]
 mod apple;
+#[cfg(all(feature = "apple-power", target_os = "macos"))]
+mod apple_power;
 #[cfg(feature = "nvidia")]
 mod nvidia;
 

@@ -1,6 +1,7 @@
 //! Reports in the forms people and tools read. Each form is made from a [`Report`] alone, so that one read back from
 //! JSON renders the same.
 
+mod comparison;
 mod html;
 mod markdown;
 mod prometheus;
