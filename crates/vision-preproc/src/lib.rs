@@ -34,6 +34,7 @@ mod pipeline;
 mod presets;
 mod processor;
 mod resize;
+mod steps;
 mod workspace;
 
 pub use canvas::ChannelOrder;
@@ -50,4 +51,5 @@ pub use pipeline::Input;
 pub use presets::{PRESETS, Preprocessor};
 pub use processor::{ImageProcessor, Patches, PixelBudget, Plan};
 pub use resize::{Filter, PassOrder, resize};
+pub use steps::StepTimes;
 pub use workspace::Workspace;

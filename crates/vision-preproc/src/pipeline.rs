@@ -6,12 +6,11 @@
 //!
 //! Everything happens in the orientation in which the rows are stored; patches are turned last, one by one.
 
-use std::time::{Duration, Instant};
-
-use crate::decode::rows::{Reason, RowSource, Rows, Whole};
+use crate::decode::rows::{RowSource, Rows, Whole};
 use crate::kernels::{Element, advise_huge_pages};
 use crate::patchify::{Frames, Patchify};
 use crate::resize::Passes;
+use crate::steps::Clock;
 use crate::{
     Error, Format, Grid, ImageProcessor, Orientation, Patches, PixelBudget, Plan, RgbView, Size,
     Workspace, probe,
@@ -121,7 +120,11 @@ impl ImageProcessor {
         Ok(Patches { values, grid })
     }
 
-    pub(crate) fn patches(
+    /// Processes an image file or pixels: [`ImageProcessor::process_bytes`] and [`ImageProcessor::process`] in one.
+    ///
+    /// # Errors
+    /// As for these.
+    pub fn patches(
         &self,
         input: Input<'_>,
         budget: &PixelBudget,
@@ -153,8 +156,9 @@ impl ImageProcessor {
         workspace: &mut Workspace,
         out: &mut [T],
     ) -> Result<(), Error> {
-        let Workspace { decode, resize, patchify, decode_time, .. } = workspace;
-        *decode_time = Duration::ZERO;
+        let Workspace { decode, resize, patchify, measures, times, .. } = workspace;
+        *times = None;
+        let clock = Clock::start(*measures);
         let passes =
             Passes::new(job.size, job.plan.resized, self.filter, self.order, job.orientation);
         let to_patches = Patchify {
@@ -167,24 +171,25 @@ impl ImageProcessor {
             frames,
         };
         let mut process = |rows: &mut dyn RowSource| {
-            passes.run(rows, self.level, resize, |rows| to_patches.fill(rows, patchify, out))
+            clock.opened();
+            passes.run(&mut clock.decoding(rows), self.level, resize, |rows| {
+                to_patches.fill(&mut clock.resizing(rows), patchify, out)
+            })
         };
         match job.source {
             Source::Encoded(bytes, format) => {
-                let start = Instant::now();
-                let rows = Rows::open(bytes, format, decode)
+                let mut rows = Rows::open(bytes, format, decode)
                     .map_err(|reason| Error::decode(format, reason))?;
-                let mut rows = Timed { rows, time: start.elapsed() };
                 let done = process(&mut rows);
-                *decode_time = rows.time;
-                rows.rows.keep(decode);
-                done.map_err(|reason| Error::decode(format, reason))
+                rows.keep(decode);
+                done.map_err(|reason| Error::decode(format, reason))?;
             }
             Source::Rgb(view) => {
                 process(&mut Whole::new(view.size(), view.pixels())).expect("pixels have no error");
-                Ok(())
             }
         }
+        *times = clock.stop();
+        Ok(())
     }
 }
 
@@ -200,25 +205,6 @@ struct Job<'a> {
 enum Source<'a> {
     Encoded(&'a [u8], Format),
     Rgb(RgbView<'a>),
-}
-
-/// Rows, and how long it took to get them.
-struct Timed<'a> {
-    rows: Rows<'a>,
-    time: Duration,
-}
-
-impl RowSource for Timed<'_> {
-    fn size(&self) -> Size {
-        self.rows.size()
-    }
-
-    fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
-        let start = Instant::now();
-        let read = self.rows.read(out);
-        self.time += start.elapsed();
-        read
-    }
 }
 
 /// A new output, whose memory is not touched before it is written.

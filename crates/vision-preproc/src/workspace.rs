@@ -1,8 +1,7 @@
 use std::fmt;
-use std::time::Duration;
 
 use crate::decode::rows::Scratch;
-use crate::{letterbox, patchify, resize};
+use crate::{StepTimes, letterbox, patchify, resize};
 
 /// Buffers and tables that are used for one image after the other.
 ///
@@ -15,7 +14,8 @@ pub struct Workspace {
     pub(crate) resize: resize::Buffers,
     pub(crate) patchify: patchify::Buffers,
     pub(crate) letterbox: letterbox::Buffers,
-    pub(crate) decode_time: Duration,
+    pub(crate) measures: bool,
+    pub(crate) times: Option<StepTimes>,
 }
 
 impl Workspace {
@@ -24,10 +24,15 @@ impl Workspace {
         Self::default()
     }
 
-    /// How long the last image of an [`ImageProcessor`](crate::ImageProcessor) took to decode, which goes on while its
-    /// rows are processed; zero if it was pixels.
-    pub fn decode_time(&self) -> Duration {
-        self.decode_time
+    /// An empty workspace that measures the steps of [`ImageProcessor::patches`](crate::ImageProcessor::patches) and its
+    /// kin, at the cost of some clock readings for each batch of rows.
+    pub fn measuring() -> Self {
+        Self { measures: true, ..Self::default() }
+    }
+
+    /// How long the steps of the last image took; absent before the first, after an error, and if nothing is measured.
+    pub fn times(&self) -> Option<StepTimes> {
+        self.times
     }
 }
 
