@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use perf_monitor::Shrink;
+use perf_monitor::{Counter, Gauge, Recorder, Shrink};
 use serde::Serialize;
 use vision_preproc::Patches;
 
@@ -135,6 +135,8 @@ pub struct Caches {
     prefixes: Arc<Counters>,
     pub(crate) models: Arc<ModelCache>,
     disk: Option<Arc<DiskTier>>,
+    /// Evictions that a recorder has been told of.
+    counted_evictions: AtomicU64,
 }
 
 impl Caches {
@@ -162,6 +164,7 @@ impl Caches {
             prefixes: Arc::default(),
             models: Arc::new(ModelCache::new(&limits)),
             disk,
+            counted_evictions: AtomicU64::new(0),
             limits,
         });
         memory::tracker().register(&caches);
@@ -192,6 +195,18 @@ impl Caches {
             models: self.models.stats(),
             disk: self.disk.as_ref().map(|disk| disk.stats()).unwrap_or_default(),
         }
+    }
+
+    /// Tells `recorder` what the caches hold, and of the evictions that no recorder was told of.
+    pub(crate) fn report_to(&self, recorder: &dyn Recorder) {
+        let CacheReport { images, features, prefixes, models, disk } = self.report();
+        recorder.gauge(Gauge::ImageCacheBytes, images.bytes);
+        recorder.gauge(Gauge::FeatureCacheBytes, features.bytes);
+        recorder.gauge(Gauge::KvCacheBytes, prefixes.bytes);
+        let all = [images, features, prefixes, models, disk];
+        let evictions = all.iter().map(|stats| stats.evictions).sum();
+        let counted = self.counted_evictions.fetch_max(evictions, Ordering::Relaxed);
+        recorder.count(Counter::CacheEvictions, evictions.saturating_sub(counted));
     }
 
     /// Waits until everything meant for the disk is there.

@@ -228,7 +228,7 @@ impl Generation {
         );
         if let Some(timer) = &mut self.job.timer {
             let prompt = self.job.prompt.ids.len();
-            timer.prompt(prompt as u64, reused as u64, images.len() as u64);
+            timer.prompt((prompt - reused) as u64, reused as u64, images.len() as u64);
         }
         let mut asked: Vec<usize> = Vec::new();
         let mut features = Vec::with_capacity(images.len());
@@ -389,7 +389,7 @@ impl Generation {
             return Ok(Status::Running);
         };
         let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
-        let span = Span::enter(&*self.job.recorder, Phase::DecodeStep);
+        let mut span = Span::enter(&*self.job.recorder, Phase::DecodeStep);
         let last = self.completion_tokens + 1 == self.max_tokens;
         // The step after this token is submitted before the token is read, so that the device
         // works while the host turns the token into text. At the end it is thrown away.
@@ -405,6 +405,7 @@ impl Generation {
         let token: u32 = next
             .try_item_exact()
             .map_err(|e| Error::Mlx { op: "decode", message: e.to_string() })?;
+        span.units(1);
         drop(span);
         if let Some(following) = following {
             *next = following;
@@ -423,7 +424,8 @@ impl Generation {
             return self.finish(FinishReason::Stop);
         }
         let piece = {
-            let _span = Span::enter(&*self.job.recorder, Phase::Detokenise);
+            let mut span = Span::enter(&*self.job.recorder, Phase::Detokenise);
+            span.units(1);
             self.text.push(&self.job.tokenizer, token)?
         };
         if let Some(piece) = piece
@@ -494,5 +496,6 @@ impl Job {
                 self.recorder.gauge(gauge, bytes as u64);
             }
         }
+        self.caches.report_to(&*self.recorder);
     }
 }

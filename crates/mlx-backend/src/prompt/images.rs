@@ -1,12 +1,19 @@
 //! Images of a request: first the header, which says how large they will be, and later the pixels of
 //! those that no cache knows.
 
-use std::{borrow::Cow, fs, io::Read, path::Path, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    fs,
+    io::Read,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use llm_core::Image;
 use perf_monitor::{Counter, Phase, PhaseEvent, Span};
 use vision_preproc::{
-    Grid, ImageProcessor, Limits, Patches, PixelBudget, RgbView, Size, Workspace,
+    Grid, ImageProcessor, Input, Limits, Patches, PixelBudget, RgbView, Size, StepTimes, Workspace,
 };
 
 use super::Frontend;
@@ -33,6 +40,7 @@ pub(crate) struct ImageSource<'a> {
     budget: PixelBudget,
     pub(super) key: Digest,
     pub(super) grid: Grid,
+    resized: Size,
 }
 
 impl OpenImage<'_> {
@@ -54,6 +62,7 @@ impl Frontend {
                     let mut span = Span::enter(&*self.recorder, Phase::Fetch);
                     let bytes = read_image(path, &self.limits)?;
                     span.units(bytes.len() as u64);
+                    self.recorder.count(Counter::BytesRead, bytes.len() as u64);
                     Cow::Owned(bytes)
                 }
                 Image::Encoded(bytes) => Cow::Borrowed(bytes),
@@ -85,7 +94,7 @@ impl Frontend {
         let plan = self.processor().and_then(|p| Ok(p.plan(open.size, &budget)?));
         let plan = plan.map_err(|error| open.error(error))?;
         let key = image_key(&open.content, &self.model.processor_identity, plan.resized);
-        Ok(ImageSource { open, budget, key, grid: plan.grid })
+        Ok(ImageSource { open, budget, key, grid: plan.grid, resized: plan.resized })
     }
 
     /// Returns the patches of an image, from the cache or from its pixels.
@@ -108,26 +117,43 @@ impl Frontend {
     }
 
     fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
+        let view = rgb_view(source.open.image)?;
+        let input = view.map_or(Input::Encoded(&source.open.bytes), Input::Rgb);
+        let mut workspace = match self.recorder.enabled() {
+            true => Workspace::measuring(),
+            false => Workspace::new(),
+        };
         let processor = self.processor()?.clone().with_limits(self.limits);
         let start = Instant::now();
-        let mut workspace = Workspace::new();
-        let patches = match rgb_view(source.open.image)? {
-            Some(view) => processor.process(view, &source.budget)?,
-            None => processor.process_bytes(&source.open.bytes, &source.budget, &mut workspace)?,
-        };
-        // Rows are decoded and processed in turns; they are reported one after the other.
-        let decoded = start + workspace.decode_time();
-        if rgb_view(source.open.image)?.is_none() {
-            let pixels = source.open.size.pixels();
-            self.recorder.phase(PhaseEvent::new(Phase::DecodeImage, start, decoded, pixels));
+        let patches = processor.patches(input, &source.budget, &mut workspace)?;
+        if let Some(times) = workspace.times() {
+            self.report_steps(start, source, times);
         }
-        let count = patches.grid.patches() as u64;
-        self.recorder.phase(PhaseEvent::new(Phase::Patchify, decoded, Instant::now(), count));
         if patches.grid != source.grid {
             let (header, pixels) = (source.grid, patches.grid);
             return Err(ImageError::Kind(format!("header says {header:?}, pixels {pixels:?}")));
         }
         Ok(patches)
+    }
+
+    /// Reports steps that took turns as if one had followed the other.
+    fn report_steps(&self, start: Instant, source: &ImageSource<'_>, times: StepTimes) {
+        let patches = source.grid.patches() as u64;
+        let mut start = start;
+        let mut report = |phase, duration, units| {
+            let end = start + duration;
+            self.recorder.phase(PhaseEvent::new(phase, start, end, units));
+            start = end;
+        };
+        let copied = match source.open.image {
+            Image::Rgb8 { .. } => times.decode,
+            _ => {
+                report(Phase::DecodeImage, times.decode, source.open.size.pixels());
+                Duration::ZERO
+            }
+        };
+        report(Phase::Resize, copied + times.resize, source.resized.pixels());
+        report(Phase::Patchify, times.patchify, patches);
     }
 
     fn processor(&self) -> Result<&ImageProcessor, ImageError> {
