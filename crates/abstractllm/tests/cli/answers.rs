@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::{case, repository, run, run_with_stdin};
+use crate::{Run, case, program, repository, run, run_with_stdin};
 
 const SAMPLES: [&str; 2] =
     ["models/tiny-vl/samples/scene.png", "models/tiny-vl/samples/second.png"];
@@ -120,6 +120,22 @@ fn without_json_the_report_is_a_table_on_stderr() {
     assert_eq!(run.stdout.lines().count(), 1, "{run:?}");
     for says in ["describe", "load", "CPU"] {
         assert!(run.stderr.contains(says), "{says}: {run:?}");
+    }
+}
+
+#[test]
+fn rust_log_shows_the_phases_with_their_times() {
+    let image = repository(SAMPLES[0]);
+    let mut program = program(["describe", &image, "--max-tokens", "3"]);
+    let run: Run = program.env("RUST_LOG", "perf_monitor=debug").output().unwrap().into();
+    assert_eq!(run.code, 0, "{run:?}");
+    let of = |phase: &str| {
+        let all = run.stderr.lines();
+        all.filter(|line| line.contains(&format!(" {phase}")) && line.contains("time.busy")).count()
+    };
+    for (phase, count) in [("load", 1), ("vision_tower", 1), ("prefill_new", 1), ("decode_step", 3)]
+    {
+        assert_eq!(of(phase), count, "{phase}: {run:?}");
     }
 }
 

@@ -6,6 +6,7 @@ mod check_image;
 mod interrupts;
 mod memory;
 mod quantize;
+mod report;
 mod system_check;
 
 use std::{

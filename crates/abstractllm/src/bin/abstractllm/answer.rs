@@ -1,6 +1,6 @@
 //! The commands `describe` and `generate`.
 
-use std::{ffi::OsString, sync::Arc, time::Instant};
+use std::{ffi::OsString, path::Path, sync::Arc, time::Instant};
 
 use abstractllm::{
     Completion, Error, ErrorKind, Event, FinishReason, Notice, Provider, Request, embedded,
@@ -17,7 +17,7 @@ use crate::{
     interrupt::{Interrupts, Next},
     output::{Answer, Problem, Style, Times},
     progress::Bars,
-    prompt,
+    prompt, report,
 };
 
 pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<(), Failure> {
@@ -44,6 +44,7 @@ fn answer(
     // Cheap errors first: loading a model can take minutes.
     let params = args.params();
     params.validate()?;
+    args.report.as_deref().map_or(Ok(()), report::check_target)?;
     let limits = Limits::default();
     let sources: Vec<Source> =
         images.iter().map(|image| images::open(image, &limits)).collect::<Result<_, _>>()?;
@@ -54,7 +55,8 @@ fn answer(
     let interrupts = Interrupts::listen()
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for Ctrl-C").with_source(e))?;
     let bars = Bars::new(quiet);
-    let monitor = args.monitor.then(|| PerformanceMonitor::new(MonitorOptions::default()));
+    let measured = args.monitor || args.report.is_some();
+    let monitor = measured.then(|| PerformanceMonitor::new(MonitorOptions::default()));
     let model_name = args.model.model.as_deref().unwrap_or(embedded::TINY_VL);
     if args.model.model.is_none() && !quiet {
         say("note: no --model given, so the embedded tiny-vl answers: it knows plain shapes and \
@@ -73,6 +75,8 @@ fn answer(
         model_name,
         images: &summaries,
         load_seconds: started.elapsed().as_secs_f64(),
+        shows_report: args.monitor,
+        report_file: args.report.as_deref(),
         quiet,
     };
     let model = model?;
@@ -119,6 +123,8 @@ struct Session<'a> {
     model_name: &'a str,
     images: &'a [Summary],
     load_seconds: f64,
+    shows_report: bool,
+    report_file: Option<&'a Path>,
     quiet: bool,
 }
 
@@ -159,22 +165,26 @@ impl Session<'_> {
             model: self.model_name,
             images: self.images,
             notices: &notices,
-            monitor: report.as_ref(),
+            monitor: report.as_ref().filter(|_| self.shows_report),
             error: match &end {
                 End::Complete(_) => None,
                 End::Failed(error) => Some(Problem::from(error)),
                 End::Interrupted => Some(Problem::new(ErrorKind::Cancelled, "interrupted")),
             },
         })?;
-        if let Some(report) = &report {
+        if let Some(report) = report.as_ref().filter(|_| self.shows_report) {
             self.style.report(report);
         }
+        let written = match (&report, self.report_file) {
+            (Some(report), Some(path)) => report::write(path, &report.to_json()),
+            _ => Ok(()),
+        };
         match end {
             End::Complete(completion) => {
                 if completion.reason == FinishReason::Length && !self.quiet {
                     say(&length_note(max_tokens, completion.usage.completion_tokens));
                 }
-                Ok(())
+                Ok(written?)
             }
             End::Failed(error) => Err(error.into()),
             End::Interrupted => Err(Failure::Interrupted),

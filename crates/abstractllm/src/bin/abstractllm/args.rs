@@ -8,6 +8,8 @@ use abstractllm::{
 };
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::report_args::ReportArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   abstractllm describe picture.png
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     CheckImage(CheckImageArgs),
     SystemCheck(SystemCheckArgs),
     Quantize(QuantizeArgs),
+    Report(ReportArgs),
 }
 
 const DESCRIBE_EXAMPLES: &str = "\
@@ -98,6 +101,9 @@ pub(crate) struct AnswerArgs {
     /// Reports time, memory and speed after the answer, on stderr or in the JSON
     #[arg(long, help_heading = "Output")]
     pub(crate) monitor: bool,
+    /// Writes what was measured to a file, as JSON: see `report`; an older file is replaced
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) report: Option<PathBuf>,
     /// Prints one JSON object: text, finish reason, usage, times, model and images
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,

@@ -14,6 +14,8 @@ mod output;
 mod progress;
 mod prompt;
 mod quantize;
+mod report;
+mod report_args;
 mod system_check;
 
 use clap::Parser;
@@ -31,6 +33,7 @@ fn main() {
         Command::CheckImage(args) => check_image::run(&args),
         Command::SystemCheck(args) => system_check::run(&args),
         Command::Quantize(args) => quantize::run(&args, cli.quiet),
+        Command::Report(args) => report::run(&args, cli.quiet),
     };
     // Not by returning: that would run the destructors of MLX while its thread frees the model, and
     // giving gigabytes back piece by piece takes longer than letting the system do it. Whoever

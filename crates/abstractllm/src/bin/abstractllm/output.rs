@@ -183,7 +183,8 @@ fn line(value: &impl Serialize) -> io::Result<()> {
     out.flush()
 }
 
-fn write_text(text: &str) -> io::Result<()> {
+/// Prints `text`; on a terminal without what a terminal would obey.
+pub(crate) fn write_text(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let text = if out.is_terminal() { printable(text) } else { Cow::Borrowed(text) };
     out.write_all(text.as_bytes())?;
