@@ -1,6 +1,18 @@
 //! Benchmarks, which live in the package `benches` so that nobody else compiles what they need.
 
-use crate::ci::{Result, cargo, run};
+use std::time::SystemTime;
+
+use crate::{
+    ci::{Result, cargo, run},
+    table,
+};
+
+/// All criterion benches of the workspace, and a table of what they measured.
+pub(crate) fn all(options: &[&str]) -> Result {
+    let started = SystemTime::now();
+    run(cargo("bench --workspace --bench * --").args(options))?;
+    table::write(started)
+}
 
 /// Each stage of preprocessing by itself.
 pub(crate) fn stages(options: &[&str]) -> Result {

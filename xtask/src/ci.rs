@@ -1,11 +1,11 @@
 //! What a change must pass, quickest first. The first step that fails ends the run.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-pub(crate) type Result = std::result::Result<(), String>;
+pub(crate) type Result<T = ()> = std::result::Result<T, String>;
 
 pub(crate) fn all() -> Result {
     run(&mut cargo("fmt --all -- --check"))?;
@@ -42,12 +42,20 @@ fn succeeds(arguments: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// The folder that Cargo builds into.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// The Cargo that runs this task, in the root of the workspace.
 pub(crate) fn cargo(arguments: &str) -> Command {
-    let root =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(arguments.split(' ')).current_dir(root).stdin(Stdio::null());
+    command.args(arguments.split(' ')).current_dir(root()).stdin(Stdio::null());
     command
 }
 

@@ -4,6 +4,8 @@
 
 mod bench;
 mod ci;
+mod instructions;
+mod table;
 
 use std::process::ExitCode;
 
@@ -12,7 +14,12 @@ usage: cargo xtask TASK
 
   test           run all tests of the workspace
   dependencies   licences, bans, sources and advisories, if cargo-deny is installed
-  bench [preproc] [OPTION...]
+  bench [OPTION...]
+                 the criterion benches of every crate, which get the options, and a table of them in
+                 target/criterion/table.md
+  bench instructions [--store]
+                 counts instructions under Valgrind; fails if a count grew, or stores the counts
+  bench preproc [OPTION...]
                  the stages of preprocessing, by criterion, which gets the options
   bench preproc --peers [--rounds N] [--no-torch] [--dry]
                  preprocessing beside Pillow, transformers and others, into docs/performance.md;
@@ -29,9 +36,10 @@ fn main() -> ExitCode {
         ["dependencies"] => ci::dependencies(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
         ["bench", "cache", ref options @ ..] => bench::cache(options),
-        ["bench", "preproc", ref options @ ..] | ["bench", ref options @ ..] => {
-            bench::stages(options)
-        }
+        ["bench", "preproc", ref options @ ..] => bench::stages(options),
+        ["bench", "instructions"] => instructions::gate(false),
+        ["bench", "instructions", "--store"] => instructions::gate(true),
+        ["bench", ref options @ ..] => bench::all(options),
         ["ci"] => ci::all(),
         _ => {
             eprintln!("{USAGE}");
