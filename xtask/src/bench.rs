@@ -19,6 +19,16 @@ pub(crate) fn stages(options: &[&str]) -> Result {
     run(cargo("bench -p benches --bench stages --").args(options))
 }
 
+/// Generation, by itself or beside mlx-vlm; the options are those of `benches/generate`.
+pub(crate) fn generate(options: &[&str]) -> Result {
+    run(cargo("run --release -p benches --bin generate -- run").args(options))
+}
+
+/// Writes a checkpoint of true size with random weights.
+pub(crate) fn checkpoint(options: &[&str]) -> Result {
+    run(cargo("run --release -p benches --bin generate -- make").args(options))
+}
+
 /// Whole jobs beside the programs that others use.
 pub(crate) fn peers(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin preproc -- peers").args(options))

@@ -26,6 +26,10 @@ usage: cargo xtask TASK
                  installs them below target/ and needs the network the first time
   bench cache FOLDER [--peers] [OPTION...]
                  the second question about a picture to the checkpoint in FOLDER, beside mlx-vlm
+  bench checkpoint GEOMETRY FOLDER
+                 a checkpoint with random weights: 7b-4bit, 3b, 3b-4layers or 0.5b-4bit
+  bench generate FOLDER [--peers] [OPTION...]
+                 loading and generation, with --peers beside mlx-vlm on the same MLX
   ci             everything a change must pass: format, lints, tests, documentation, dependencies";
 
 fn main() -> ExitCode {
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
+        ["bench", "checkpoint", ref options @ ..] => bench::checkpoint(options),
+        ["bench", "generate", ref options @ ..] => bench::generate(options),
         ["bench", "cache", ref options @ ..] => bench::cache(options),
         ["bench", "preproc", ref options @ ..] => bench::stages(options),
         ["bench", "instructions"] => instructions::gate(false),

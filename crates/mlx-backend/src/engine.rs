@@ -318,6 +318,7 @@ pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
         dtype,
         spec.packed.clone(),
         spec.quantize,
+        backend,
     )?;
     let model = (spec.architecture.load)(&spec.config, &spec.config_path, &weights, backend)?;
     weights.finish(&*spec.progress)?;

@@ -2,11 +2,23 @@
 
 #![allow(unsafe_code, reason = "functions of C are declared and defined here")]
 
+mod cuda_kernel;
 #[cfg(target_os = "linux")]
 mod sgemm;
+mod slices;
 
 use std::ffi::{CStr, c_int};
 
+use mlx_rs::{
+    Array,
+    error::{Exception, Result as MlxResult},
+};
+use mlx_sys::mlx_array;
+
+pub(crate) use self::{
+    cuda_kernel::CudaKernel,
+    slices::{slice, slice_update},
+};
 use crate::{Error, Result};
 
 // SAFETY: this is the declaration of ISO C, and a call of it has no precondition.
@@ -63,6 +75,22 @@ pub(crate) fn device_bytes(key: &CStr) -> Option<u64> {
         found
     };
     found.then_some(bytes as u64)
+}
+
+/// Returns the array that `make` puts into its argument.
+fn array(what: &str, make: impl FnOnce(*mut mlx_array) -> i32) -> MlxResult<Array> {
+    // SAFETY: an empty array, which the call fills and whose owner becomes `Array`; dropping it frees
+    // it in either case.
+    let result = unsafe {
+        let mut result = mlx_sys::mlx_array_new();
+        let status = make(&raw mut result);
+        (status, Array::from_ptr(result))
+    };
+    match result {
+        (0, array) => Ok(array),
+        // What MLX said stays with mlx-rs, which gives it out with the next error of its own.
+        (status, _) => Err(Exception::custom(format!("{what} failed with status {status}"))),
+    }
 }
 
 #[cfg(test)]

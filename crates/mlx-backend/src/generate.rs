@@ -137,7 +137,7 @@ impl Reader {
     fn step(&mut self, token: &Array, delta: i32) -> mlx_rs::error::Result<Array> {
         let offset = self.offset() as i32;
         let x = self.model.embed(&token.reshape(&[1, 1])?)?;
-        self.last_logits(x, &Rotation::Offset(offset + delta))
+        self.last_logits(x, &Rotation::from(offset + delta))
     }
 
     /// Returns how many tokens were read.

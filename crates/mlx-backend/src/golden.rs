@@ -183,7 +183,7 @@ fn check(case: &Case, step: usize) {
         let token = mlx_rs::ops::indexing::argmax_axis(&last, -1, false).unwrap();
         greedy.push(token.to_vec_cast::<i32>().unwrap()[0]);
         let x = model.embed(&token.reshape(&[1, 1]).unwrap()).unwrap();
-        let rotation = Rotation::Offset(caches[0].offset() + positions.delta);
+        let rotation = Rotation::from(caches[0].offset() + positions.delta);
         let hidden = model.forward(x, &rotation, &mut caches).unwrap();
         last = model.logits(&hidden.try_index((.., -1, ..)).unwrap()).unwrap();
     }

@@ -22,6 +22,7 @@ mod guard;
 mod hub;
 mod kv_cache;
 mod locate;
+mod matvec;
 mod memory;
 mod models;
 mod nn;

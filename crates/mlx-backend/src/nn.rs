@@ -1,6 +1,8 @@
 //! The layers that every model is made of, dense or quantised: what a tensor is decides, no model
 //! knows.
 
+use std::cell::RefCell;
+
 use mlx_rs::{
     Array,
     error::Result as MlxResult,
@@ -9,11 +11,14 @@ use mlx_rs::{
         self,
         indexing::{Ellipsis, TryIndexOp},
     },
+    transforms::compile::compile,
 };
 
 use crate::{
     Error, LoadError, Result,
     checkpoint::{Quantization, QuantizationMode},
+    device::Backend,
+    matvec::{Epilogue, Matvec},
     weights::{Scope, cast},
 };
 
@@ -22,14 +27,107 @@ use crate::{
 pub(crate) struct Linear {
     weight: Weight,
     bias: Option<Array>,
+    /// For one row, where there is a kernel that does more than the product.
+    row: Option<Matvec>,
 }
 
 impl Linear {
     /// Takes `weight` (`[output, input]`, packed where `scales` is there) and, if `bias`, `bias`.
     pub(crate) fn load(scope: &Scope<'_>, output: i32, input: i32, bias: bool) -> Result<Self> {
-        let weight = Weight::load(scope, output, input)?;
-        let bias = bias.then(|| scope.take("bias", &[output])).transpose()?;
-        Ok(Self { weight, bias })
+        Self::open(scope, output, input, bias)?.kept(scope)
+    }
+
+    /// As [`load`](Self::load), but for what is to be read from disk: that waits for `kept`.
+    fn open(scope: &Scope<'_>, output: i32, input: i32, bias: bool) -> Result<Self> {
+        let weight = Weight::open(scope, output, input)?;
+        let bias = bias.then(|| scope.take_cast("bias", &[output])).transpose()?;
+        Ok(Self { weight, bias, row: None })
+    }
+
+    /// Adds outputs of zero up to `outputs` and inputs that do not count up to `inputs`, if dense.
+    fn padded(self, outputs: i32, inputs: i32) -> MlxResult<Self> {
+        let Weight::Dense { rows, .. } = &self.weight else { return Ok(self) };
+        let longer = |x: &Array, axis: i32, to: i32| {
+            let mut missing = x.shape().to_vec();
+            missing[axis as usize] = to - x.dim(axis);
+            match missing[axis as usize] {
+                0 => Ok(x.clone()),
+                _ => ops::concatenate(&[x, &ops::zeros_dtype(&missing, x.dtype())?], axis),
+            }
+        };
+        let weight = Weight::dense(longer(&longer(rows, 0, outputs)?, 1, inputs)?)?;
+        let bias = self.bias.as_ref().map(|bias| longer(bias, 0, outputs)).transpose()?;
+        Ok(Self { weight, bias, row: self.row })
+    }
+
+    /// Has the weights read from disk at the end of loading.
+    fn kept(self, scope: &Scope<'_>) -> Result<Self> {
+        let bias = self.bias.map(|bias| scope.keep(bias)).transpose()?;
+        Ok(Self { weight: self.weight.kept(scope)?, bias, row: self.row })
+    }
+
+    /// Adds the kernel for one row `[.., 1, input]` of `ndim` axes, where there is one.
+    pub(crate) fn with_row(
+        mut self,
+        scope: &Scope<'_>,
+        norm_eps: Option<f32>,
+        epilogue: Epilogue,
+        ndim: usize,
+    ) -> Result<Self> {
+        if scope.backend() != Backend::Cuda {
+            return Ok(self);
+        }
+        let (how, [rows, input]) = match &self.weight {
+            Weight::Dense { rows, .. } => (None, [rows.dim(0), rows.dim(1)]),
+            Weight::Packed(p) => {
+                (Some(p.how), [p.scales.dim(0), p.scales.dim(1) * p.how.group_size])
+            }
+        };
+        self.row = Matvec::new(how, scope.dtype(), (rows, input), norm_eps, epilogue, ndim)
+            .map_err(|e| mlx_error("kernel", &e))?;
+        Ok(self)
+    }
+
+    /// Runs the kernel for one row, if there is one and `x` is one.
+    fn row(
+        &self,
+        x: &Array,
+        gain: Option<&Array>,
+        extra: Option<&Array>,
+    ) -> Option<MlxResult<Array>> {
+        let row = self.row.as_ref()?;
+        let weights = match &self.weight {
+            Weight::Dense { rows, .. } => [rows; 3],
+            Weight::Packed(p) => [&p.weight, &p.scales, &p.biases],
+        };
+        row.takes(x).then(|| row.apply(x, weights, gain, extra))
+    }
+
+    /// `[.., input]` to `[.., output]`, added to `onto`; its kernel must be one that adds.
+    pub(crate) fn forward_onto(&self, x: &Array, onto: &Array) -> MlxResult<Array> {
+        match self.row(x, None, Some(onto)) {
+            Some(sum) => sum,
+            None => onto.add(self.forward(x)?),
+        }
+    }
+
+    /// As [`forward`](Self::forward); its kernel must be one of the product alone.
+    pub(crate) fn forward_row(&self, x: &Array) -> MlxResult<Array> {
+        self.row(x, None, None).unwrap_or_else(|| self.forward(x))
+    }
+
+    /// Puts the outputs of `parts`, which read the same input, side by side; none where they are not
+    /// of the same kind.
+    fn join(parts: &[Self]) -> MlxResult<Option<Self>> {
+        let weights: Vec<&Weight> = parts.iter().map(|part| &part.weight).collect();
+        let Some(weight) = Weight::join(&weights)? else { return Ok(None) };
+        let biases: Vec<&Array> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        let bias = match biases.len() {
+            0 => None,
+            n if n == parts.len() => Some(ops::concatenate(&biases, 0)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self { weight, bias, row: None }))
     }
 
     /// `[.., input]` to `[.., output]`.
@@ -44,21 +142,109 @@ impl Linear {
     }
 }
 
+/// Several [`Linear`] that read the same input: where one product is quicker than many, they are one.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    products: Vec<Linear>,
+    /// Where the outputs of each end.
+    ends: Vec<i32>,
+}
+
+impl Joined {
+    /// Takes the layers `parts`, each with its number of outputs, as [`Linear::load`] does.
+    pub(crate) fn load(
+        scope: &Scope<'_>,
+        parts: &[(&str, i32)],
+        input: i32,
+        bias: bool,
+    ) -> Result<Self> {
+        let products = parts
+            .iter()
+            .map(|&(name, output)| Linear::open(&scope.sub(name), output, input, bias))
+            .collect::<Result<_>>()?;
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.1;
+            Some(*end)
+        });
+        Self::of(scope, products, ends.collect())
+    }
+
+    /// Joins `products` whose outputs end at `ends`, where that pays.
+    fn of(scope: &Scope<'_>, products: Vec<Linear>, ends: Vec<i32>) -> Result<Self> {
+        let join = scope.backend().joins_products();
+        let joined = match join {
+            true => Linear::join(&products).map_err(|e| mlx_error("concatenate", &e))?,
+            false => None,
+        };
+        let products = joined.map_or(products, |joined| vec![joined]);
+        let products = products.into_iter().map(|p| p.kept(scope)).collect::<Result<_>>()?;
+        Ok(Self { products, ends })
+    }
+
+    /// As [`Linear::with_row`], if they are one product.
+    pub(crate) fn with_row(
+        mut self,
+        scope: &Scope<'_>,
+        norm_eps: f32,
+        epilogue: Epilogue,
+    ) -> Result<Self> {
+        if self.products.len() == 1
+            && let Some(product) = self.products.pop()
+        {
+            self.products.push(product.with_row(scope, Some(norm_eps), epilogue, 3)?);
+        }
+        Ok(self)
+    }
+
+    /// `norm`, then [`forward`](Self::forward); its kernel must be one that adds the bias.
+    pub(crate) fn forward_normed(&self, norm: &RmsNorm, x: &Array) -> MlxResult<Array> {
+        if let [joined] = self.products.as_slice()
+            && let Some(y) = joined.row(x, Some(&norm.weight), joined.bias.as_ref())
+        {
+            return y;
+        }
+        self.forward(&norm.forward(x)?)
+    }
+
+    /// `[.., input]` to `[.., sum of outputs]`.
+    pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
+        match self.products.as_slice() {
+            [joined] => joined.forward(x),
+            parts => {
+                let outputs: Vec<Array> =
+                    parts.iter().map(|part| part.forward(x)).collect::<MlxResult<_>>()?;
+                ops::concatenate(&outputs, -1)
+            }
+        }
+    }
+
+    /// `[.., input]` to the outputs of each part.
+    pub(crate) fn forward_parts(&self, x: &Array) -> MlxResult<Vec<Array>> {
+        let [joined] = self.products.as_slice() else {
+            return self.products.iter().map(|part| part.forward(x)).collect();
+        };
+        let all = joined.forward(x)?;
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(from, &to)| all.try_index((Ellipsis, from..to))).collect()
+    }
+}
+
 /// A table of `[V, E]`, also usable as the output projection of tied models.
 #[derive(Debug)]
 pub(crate) struct Embedding {
-    weight: Weight,
+    table: Linear,
 }
 
 impl Embedding {
     /// Takes `weight` (`[vocabulary, hidden]`, packed where `scales` is there).
     pub(crate) fn load(scope: &Scope<'_>, vocabulary: i32, hidden: i32) -> Result<Self> {
-        Ok(Self { weight: Weight::load(scope, vocabulary, hidden)? })
+        let table = Linear::load(scope, vocabulary, hidden, false)?;
+        Ok(Self { table: table.with_row(scope, None, Epilogue::None, 2)? })
     }
 
     /// Token ids `[B, L]` to `[B, L, E]`.
     pub(crate) fn forward(&self, ids: &Array) -> MlxResult<Array> {
-        match &self.weight {
+        match &self.table.weight {
             Weight::Dense { rows, .. } => rows.take_axis(ids, 0),
             Weight::Packed(p) => {
                 let row = |a: &Array| a.take_axis(ids, 0);
@@ -70,7 +256,7 @@ impl Embedding {
 
     /// `[.., E]` to `[.., V]`, the logits of a model whose head is tied to its embedding.
     pub(crate) fn as_linear(&self, x: &Array) -> MlxResult<Array> {
-        self.weight.project(x)
+        self.table.forward_row(x)
     }
 }
 
@@ -103,6 +289,31 @@ enum Weight {
     Packed(Packed),
 }
 
+impl Packed {
+    /// Returns the weights as they were before packing, `[input, output]`.
+    fn unpacked(&self) -> MlxResult<Array> {
+        let Self { weight, scales, biases, how, .. } = self;
+        ops::transpose(ops::dequantize(weight, scales, biases, how.group_size, how.bits)?)
+    }
+
+    /// `[.., input]` to `[.., output]`.
+    fn project(&self, x: &Array) -> MlxResult<Array> {
+        let rows = x.size() / x.dim(-1).max(1) as usize;
+        if self.unpacks_from_rows.is_some_and(|least| rows >= least) {
+            return ops::matmul(x, self.unpacked()?);
+        }
+        ops::quantized_matmul(
+            x,
+            &self.weight,
+            &self.scales,
+            &self.biases,
+            true,
+            self.how.group_size,
+            self.how.bits,
+        )
+    }
+}
+
 #[derive(Debug)]
 struct Packed {
     /// `[output, input * bits / 32]` words.
@@ -112,17 +323,18 @@ struct Packed {
     /// `[output, input / group_size]`.
     biases: Array,
     how: Quantization,
+    /// As [`Backend::unpacks_from_rows`].
+    unpacks_from_rows: Option<usize>,
 }
 
 impl Weight {
-    fn load(scope: &Scope<'_>, output: i32, input: i32) -> Result<Self> {
+    fn open(scope: &Scope<'_>, output: i32, input: i32) -> Result<Self> {
         if scope.has("scales") {
-            return Packed::load(scope, output, input).map(Self::Packed);
+            return Packed::open(scope, output, input).map(Self::Packed);
         }
         let Some(how) = scope.quantize(input) else {
-            let rows = scope.take("weight", &[output, input])?;
-            let transposed = ops::transpose(&rows).map_err(|e| mlx_error("transpose", &e))?;
-            return Ok(Self::Dense { rows, transposed });
+            let rows = scope.take_cast("weight", &[output, input])?;
+            return Self::dense(rows).map_err(|e| mlx_error("transpose", &e));
         };
         // Packed from the type in the file, as converters do, so that the bits are theirs.
         let rows = scope.take_stored("weight", &[output, input])?;
@@ -130,32 +342,67 @@ impl Weight {
             .map_err(|e| mlx_error("quantize", &e))?;
         let dtype = scope.dtype();
         Ok(Self::Packed(Packed {
-            weight: scope.keep(weight)?,
-            scales: scope.keep(cast(scales, dtype)?)?,
-            biases: scope.keep(cast(biases, dtype)?)?,
+            weight,
+            scales: cast(scales, dtype)?,
+            biases: cast(biases, dtype)?,
             how: how.into(),
+            unpacks_from_rows: scope.backend().unpacks_from_rows(),
         }))
+    }
+
+    fn dense(rows: Array) -> MlxResult<Self> {
+        let transposed = ops::transpose(&rows)?;
+        Ok(Self::Dense { rows, transposed })
+    }
+
+    /// As [`Linear::kept`].
+    fn kept(self, scope: &Scope<'_>) -> Result<Self> {
+        let keep = |array: &Array| scope.keep(array.clone()).map(drop);
+        match &self {
+            Self::Dense { rows, .. } => keep(rows)?,
+            Self::Packed(p) => [&p.weight, &p.scales, &p.biases].into_iter().try_for_each(keep)?,
+        }
+        Ok(self)
+    }
+
+    /// As [`Linear::join`].
+    fn join(parts: &[&Self]) -> MlxResult<Option<Self>> {
+        let side_by_side = |of: &dyn Fn(&Packed) -> Array, packed: &[&Packed]| {
+            ops::concatenate(&packed.iter().map(|p| of(p)).collect::<Vec<_>>(), 0)
+        };
+        let (mut rows, mut packed) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Self::Dense { rows: of_part, .. } => rows.push(of_part),
+                Self::Packed(of_part) => packed.push(of_part),
+            }
+        }
+        let Some(first) = packed.first() else {
+            return Self::dense(ops::concatenate(&rows, 0)?).map(Some);
+        };
+        if !rows.is_empty() || packed.iter().any(|p| p.how != first.how) {
+            return Ok(None);
+        }
+        Ok(Some(Self::Packed(Packed {
+            weight: side_by_side(&|p| p.weight.clone(), &packed)?,
+            scales: side_by_side(&|p| p.scales.clone(), &packed)?,
+            biases: side_by_side(&|p| p.biases.clone(), &packed)?,
+            how: first.how,
+            unpacks_from_rows: first.unpacks_from_rows,
+        })))
     }
 
     /// `[.., input]` to `[.., output]`.
     fn project(&self, x: &Array) -> MlxResult<Array> {
         match self {
             Self::Dense { transposed, .. } => ops::matmul(x, transposed),
-            Self::Packed(p) => ops::quantized_matmul(
-                x,
-                &p.weight,
-                &p.scales,
-                &p.biases,
-                true,
-                p.how.group_size,
-                p.how.bits,
-            ),
+            Self::Packed(p) => p.project(x),
         }
     }
 }
 
 impl Packed {
-    fn load(scope: &Scope<'_>, output: i32, input: i32) -> Result<Self> {
+    fn open(scope: &Scope<'_>, output: i32, input: i32) -> Result<Self> {
         let fail = |reason: String| LoadError::Quantization { name: scope.path(""), reason };
         let how = scope
             .packed()
@@ -171,8 +418,8 @@ impl Packed {
             .into());
         }
         let groups = [output, input / how.group_size];
-        let scales = scope.take("scales", &groups)?;
-        let biases = scope.take("biases", &groups)?;
+        let scales = scope.take_cast("scales", &groups)?;
+        let biases = scope.take_cast("biases", &groups)?;
         let weight = scope.take_packed("weight")?;
         let expected = [output, input * how.bits / 32];
         if weight.shape() != expected {
@@ -189,7 +436,8 @@ impl Packed {
             ))
             .into());
         }
-        Ok(Self { weight, scales, biases, how })
+        let unpacks_from_rows = scope.backend().unpacks_from_rows();
+        Ok(Self { weight, scales, biases, how, unpacks_from_rows })
     }
 }
 
@@ -198,6 +446,9 @@ pub(crate) const MAX_SCORE_BYTES: u64 = 32 << 20;
 
 /// Largest inner activation of an [`Mlp`], in bytes.
 pub(crate) const MAX_INNER_BYTES: usize = 32 << 20;
+
+/// As [`MAX_INNER_BYTES`], on a CUDA device, where small products leave most of it idle.
+const MAX_INNER_BYTES_CUDA: usize = 256 << 20;
 
 /// Attention of `[B, H, L, D]` queries over `[B, K, S, D]` keys and values: over all of them, or if
 /// `causal`, where the queries are the last `L` of the keys, over those up to the query's own.
@@ -300,27 +551,79 @@ pub(crate) fn settle(x: Array, bytes: usize) -> MlxResult<Array> {
 /// `down(silu(gate(x)) * up(x))`. Source: arXiv:2002.05202.
 #[derive(Debug)]
 pub(crate) struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
+    /// `gate_proj` and `up_proj`.
+    gate_up: Joined,
     down_proj: Linear,
     inner: i32,
+    /// Whether a compiled activation is one kernel.
+    fuses: bool,
+    max_inner_bytes: usize,
+    /// Whether the kernels for one row do all but the product, too.
+    fused_row: bool,
 }
 
 impl Mlp {
     /// Takes `gate_proj`, `up_proj` and `down_proj`, with biases if `bias`.
-    pub(crate) fn load(scope: &Scope<'_>, hidden: i32, inner: i32, bias: bool) -> Result<Self> {
+    pub(crate) fn load(
+        scope: &Scope<'_>,
+        hidden: i32,
+        inner: i32,
+        bias: bool,
+        backend: Backend,
+    ) -> Result<Self> {
+        let fail = |e| mlx_error("concatenate", &e);
+        let packed = ["gate_proj", "up_proj", "down_proj"].iter().any(|name| {
+            let scope = scope.sub(name);
+            let quantized = |width| scope.quantize(width).is_some();
+            scope.has("scales") || quantized(inner) || quantized(hidden)
+        });
+        let multiple = if packed { 1 } else { backend.width_multiple() };
+        let (width, padded) = (inner, (inner + multiple - 1) / multiple * multiple);
+        let open = |name: &str| {
+            let linear = Linear::open(&scope.sub(name), width, hidden, bias)?;
+            linear.padded(padded, hidden).map_err(fail)
+        };
+        let down = Linear::open(&scope.sub("down_proj"), hidden, width, bias)?;
+        let inner = padded;
+        let gate_up = vec![open("gate_proj")?, open("up_proj")?];
         Ok(Self {
-            gate_proj: Linear::load(&scope.sub("gate_proj"), inner, hidden, bias)?,
-            up_proj: Linear::load(&scope.sub("up_proj"), inner, hidden, bias)?,
-            down_proj: Linear::load(&scope.sub("down_proj"), hidden, inner, bias)?,
+            gate_up: Joined::of(scope, gate_up, vec![inner, 2 * inner])?,
+            down_proj: down.padded(hidden, inner).map_err(fail)?.kept(scope)?,
+            fused_row: false,
             inner,
+            fuses: backend.compiles(),
+            max_inner_bytes: match backend {
+                Backend::Cuda => MAX_INNER_BYTES_CUDA,
+                Backend::Cpu | Backend::Metal => MAX_INNER_BYTES,
+            },
         })
+    }
+
+    /// Adds kernels for one row after a normalisation with `norm_eps`, where there are some.
+    pub(crate) fn with_row(mut self, scope: &Scope<'_>, norm_eps: f32) -> Result<Self> {
+        self.gate_up = self.gate_up.with_row(scope, norm_eps, Epilogue::SwiGlu)?;
+        let down = &scope.sub("down_proj");
+        self.down_proj = self.down_proj.with_row(down, None, Epilogue::Add, 3)?;
+        let has_row = |linear: &Linear| linear.row.is_some() && linear.bias.is_none();
+        let gate_up = &self.gate_up.products;
+        self.fused_row = gate_up.len() == 1 && has_row(&gate_up[0]) && has_row(&self.down_proj);
+        Ok(self)
+    }
+
+    /// `x + mlp(norm(x))`, of the shape of `x`, `[.., N, hidden]`.
+    pub(crate) fn forward_residual(&self, norm: &RmsNorm, x: &Array) -> MlxResult<Array> {
+        if let (true, [gate_up]) = (self.fused_row, self.gate_up.products.as_slice())
+            && let Some(gated) = gate_up.row(x, Some(&norm.weight), None)
+        {
+            return self.down_proj.forward_onto(&gated?, x);
+        }
+        x.add(self.forward(&norm.forward(x)?)?)
     }
 
     /// `[.., N, hidden]` to the same shape. Rows are taken in chunks where the inner activation
     /// would be larger than [`MAX_INNER_BYTES`].
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
-        self.forward_within(MAX_INNER_BYTES, x)
+        self.forward_within(self.max_inner_bytes, x)
     }
 
     fn forward_within(&self, max_bytes: usize, x: &Array) -> MlxResult<Array> {
@@ -343,10 +646,26 @@ impl Mlp {
     }
 
     fn gated(&self, x: &Array) -> MlxResult<Array> {
-        let gate = self.gate_proj.forward(x)?;
-        let gated = gate.multiply(ops::sigmoid(&gate)?)?.multiply(self.up_proj.forward(x)?)?;
+        let parts = self.gate_up.forward_parts(x)?;
+        let [gate, up] = parts.as_slice() else { unreachable!("two parts were loaded") };
+        let gated = if self.fuses { fused_swiglu(gate, up)? } else { swiglu((gate, up))? };
         self.down_proj.forward(&gated)
     }
+}
+
+/// `silu(gate) * up`.
+fn swiglu((gate, up): (&Array, &Array)) -> MlxResult<Array> {
+    gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
+}
+
+/// [`swiglu`] as one kernel, which MLX makes when it is first needed. Not on CPUs, where it would run
+/// a C++ compiler.
+fn fused_swiglu(gate: &Array, up: &Array) -> MlxResult<Array> {
+    type Compiled = Box<dyn for<'a> FnMut((&'a Array, &'a Array)) -> MlxResult<Array>>;
+    thread_local! {
+        static COMPILED: RefCell<Compiled> = RefCell::new(Box::new(compile(swiglu, true)));
+    }
+    COMPILED.with_borrow_mut(|compiled| compiled((gate, up)))
 }
 
 /// Exact GELU: `x Φ(x)` by the error function. Source: arXiv:1606.08415.
@@ -406,18 +725,57 @@ mod tests {
         assert_eq!(ScoreChunk::new(1, 1, 16, 2, 16_000).rows, 1);
     }
 
+    fn linear(output: i32, input: i32, step: f32) -> Linear {
+        let weight = Weight::dense(wave(&[output, input], step)).unwrap();
+        Linear { weight, bias: Some(wave(&[output], step * 3.0)), row: None }
+    }
+
+    fn packed(output: i32, input: i32, step: f32, bits: i32) -> Linear {
+        let (weight, scales, biases) =
+            ops::quantize(wave(&[output, input], step), 64, bits).unwrap();
+        let how = Quantization { group_size: 64, bits, mode: QuantizationMode::Affine };
+        let packed = Packed { weight, scales, biases, how, unpacks_from_rows: None };
+        Linear { weight: Weight::Packed(packed), bias: None, row: None }
+    }
+
+    fn joined(products: Vec<Linear>, ends: [i32; 2]) -> Joined {
+        Joined { products, ends: ends.into() }
+    }
+
+    #[test]
+    fn layers_side_by_side_are_the_layers() {
+        for (parts, input) in [
+            ([linear(6, 8, 0.3), linear(10, 8, 0.7)], 8),
+            ([packed(6, 64, 0.3, 4), packed(10, 64, 0.7, 4)], 64),
+        ] {
+            let x = wave(&[2, 3, input], 0.11);
+            let one = Linear::join(&parts).unwrap().expect("layers of one kind");
+            let (many, one) = (joined(parts.into(), [6, 16]), joined(vec![one], [6, 16]));
+            let (a, b) = (many.forward(&x).unwrap(), one.forward(&x).unwrap());
+            assert_eq!(b.shape(), [2, 3, 16]);
+            assert!(a.all_close(&b, 1e-5, 1e-5, None).unwrap());
+            let (a, b) = (many.forward_parts(&x).unwrap(), one.forward_parts(&x).unwrap());
+            assert_eq!((b[0].shape(), b[1].shape()), (&[2, 3, 6][..], &[2, 3, 10][..]));
+            for (a, b) in a.iter().zip(&b) {
+                assert!(a.all_close(b, 1e-5, 1e-5, None).unwrap());
+            }
+        }
+        // Of different widths, with and without bias, packed and not.
+        assert!(Linear::join(&[packed(6, 64, 0.3, 4), packed(6, 64, 0.3, 8)]).unwrap().is_none());
+        let bare = Linear { bias: None, ..linear(6, 8, 0.3) };
+        assert!(Linear::join(&[linear(6, 8, 0.3), bare]).unwrap().is_none());
+        assert!(Linear::join(&[packed(6, 64, 0.3, 4), linear(6, 64, 0.3)]).unwrap().is_none());
+    }
+
     #[test]
     fn an_mlp_in_pieces_is_the_mlp() {
-        let linear = |shape: &[i32], step| {
-            let rows = wave(shape, step);
-            let transposed = ops::transpose(&rows).unwrap();
-            Linear { weight: Weight::Dense { rows, transposed }, bias: None }
-        };
         let mlp = Mlp {
-            gate_proj: linear(&[64, 8], 0.3),
-            up_proj: linear(&[64, 8], 0.7),
-            down_proj: linear(&[8, 64], 0.9),
+            gate_up: joined(vec![linear(64, 8, 0.3), linear(64, 8, 0.7)], [64, 128]),
+            down_proj: linear(8, 64, 0.9),
             inner: 64,
+            fuses: false,
+            max_inner_bytes: MAX_INNER_BYTES,
+            fused_row: false,
         };
         let x = wave(&[2, 50, 8], 0.11);
         let whole = mlp.forward_within(usize::MAX, &x).unwrap();

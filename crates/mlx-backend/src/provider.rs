@@ -95,7 +95,7 @@ impl Default for MlxOptions {
         Self {
             quantize: None,
             compute_type: ComputeType::Auto,
-            prefill_step_tokens: 512,
+            prefill_step_tokens: 2048,
             offline: false,
             limits: Limits::default(),
             memory: MemoryOptions::default(),

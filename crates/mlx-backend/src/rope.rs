@@ -2,9 +2,12 @@
 //!
 //! Sources: arXiv:2104.09864; Qwen2-VL, arXiv:2409.12191, section 2.1.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
-use mlx_rs::{Array, Dtype, error::Result as MlxResult, fast, ops, ops::indexing::TryIndexOp};
+use mlx_rs::{
+    Array, Dtype, error::Result as MlxResult, fast, ops, ops::indexing::TryIndexOp,
+    transforms::compile::compile,
+};
 
 /// Where each token of a prompt stands: time, height and width, which text tokens share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,10 +30,17 @@ impl Positions {
 /// How the queries and keys of one forward pass are rotated; made once, used by every layer.
 #[derive(Debug)]
 pub(crate) enum Rotation {
-    /// Consecutive positions from this one on: MLX's fused kernel does it.
-    Offset(i32),
+    /// Consecutive positions from this one on, a number: MLX's fused kernel does it.
+    Offset(Array),
     /// Cosines and sines, `[L, D]`.
     Table(Array, Array),
+}
+
+impl Rotation {
+    /// Returns the rotation of tokens at consecutive positions from `first` on.
+    pub(crate) fn from(first: i32) -> Self {
+        Self::Offset(Array::from_int(first))
+    }
 }
 
 /// The frequencies of a model.
@@ -40,18 +50,20 @@ pub(crate) struct Rope {
     base: f32,
     /// The axis (0 time, 1 height, 2 width) that each of the `D / 2` frequencies turns with.
     axis_of: Vec<usize>,
+    /// As [`Backend::compiles`](crate::device::Backend::compiles).
+    compiles: bool,
 }
 
 impl Rope {
     /// Returns the rotary embedding of `dims` values per head; `sections` divides the `dims / 2`
     /// frequencies among the three axes.
-    pub(crate) fn new(dims: i32, base: f32, sections: [usize; 3]) -> Self {
+    pub(crate) fn new(dims: i32, base: f32, sections: [usize; 3], compiles: bool) -> Self {
         let axis_of = sections
             .iter()
             .enumerate()
             .flat_map(|(axis, &n)| std::iter::repeat_n(axis, n))
             .collect();
-        Self { dims, base, axis_of }
+        Self { dims, base, axis_of, compiles }
     }
 
     /// Returns the rotation of the tokens in `range` of a prompt.
@@ -62,7 +74,7 @@ impl Rope {
         dtype: Dtype,
     ) -> MlxResult<Rotation> {
         if let Some(first) = positions.run_of(&range) {
-            return Ok(Rotation::Offset(first));
+            return Ok(Rotation::from(first));
         }
         let half = self.axis_of.len();
         let frequencies: Vec<f32> =
@@ -81,9 +93,9 @@ impl Rope {
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
             Rotation::Offset(offset) => {
-                fast::rope(x, self.dims, false, self.base, 1.0, *offset, None)
+                fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, None)
             }
-            Rotation::Table(cos, sin) => rotate(x, cos, sin),
+            Rotation::Table(cos, sin) => rotate(x, cos, sin, self.compiles),
         }
     }
 }
@@ -97,13 +109,35 @@ pub(crate) fn cos_sin(angles: &[f32], rows: usize, dtype: Dtype) -> MlxResult<(A
     Ok((both.cos()?.as_dtype(dtype)?, both.sin()?.as_dtype(dtype)?))
 }
 
-/// `x * cos + rotate_half(x) * sin`, with value `i` paired with value `i + D / 2`.
-pub(crate) fn rotate(x: &Array, cos: &Array, sin: &Array) -> MlxResult<Array> {
+/// `x * cos + rotate_half(x) * sin` in the type of `x`, with value `i` paired with value `i + D / 2`.
+/// Both halves of `cos` and of `sin` are alike.
+pub(crate) fn rotate(x: &Array, cos: &Array, sin: &Array, compiles: bool) -> MlxResult<Array> {
     let half = x.dim(-1) / 2;
-    let first = x.try_index((ops::indexing::Ellipsis, ..half))?;
+    let first = |x: &Array| x.try_index((ops::indexing::Ellipsis, ..half));
     let second = x.try_index((ops::indexing::Ellipsis, half..))?;
-    let turned = ops::concatenate(&[second.negative()?, first], -1)?;
-    x.multiply(cos)?.add(turned.multiply(sin)?)
+    let parts = [first(x)?, second, first(cos)?, first(sin)?];
+    let turned = if compiles { turn_compiled(&parts)? } else { turn(&parts)? };
+    ops::concatenate(&turned, -1)
+}
+
+/// Turns the vectors of `first` and `second` halves, given with cosines and sines.
+fn turn(parts: &[Array]) -> MlxResult<Vec<Array>> {
+    let [first, second, cos, sin] = parts else { unreachable!("two halves, cosines and sines") };
+    let dtype = first.dtype();
+    let turned = [
+        first.multiply(cos)?.subtract(second.multiply(sin)?)?,
+        second.multiply(cos)?.add(first.multiply(sin)?)?,
+    ];
+    turned.iter().map(|half| half.as_dtype(dtype)).collect()
+}
+
+/// [`turn`] as one kernel, which MLX makes when it is first needed.
+fn turn_compiled(parts: &[Array]) -> MlxResult<Vec<Array>> {
+    type Compiled = Box<dyn for<'a> FnMut(&'a [Array]) -> MlxResult<Vec<Array>>>;
+    thread_local! {
+        static COMPILED: RefCell<Compiled> = RefCell::new(Box::new(compile(turn, true)));
+    }
+    COMPILED.with_borrow_mut(|compiled| compiled(parts))
 }
 
 #[cfg(test)]
@@ -123,10 +157,10 @@ mod tests {
 
     #[test]
     fn table_and_kernel_agree_where_positions_count_up() {
-        let rope = Rope::new(16, 1e6, [2, 3, 3]);
+        let rope = Rope::new(16, 1e6, [2, 3, 3], false);
         let values: Vec<f32> = (0..2 * 3 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
         let x = Array::from_slice(&values, &[1, 2, 3, 16]);
-        let kernel = rope.apply(&x, &Rotation::Offset(7)).unwrap();
+        let kernel = rope.apply(&x, &Rotation::from(7)).unwrap();
         let angles: Vec<f32> = (7..10)
             .flat_map(|p| (0..8).map(move |i| p as f32 * 1e6f32.powf(-(2.0 * i as f32) / 16.0)))
             .collect();

@@ -18,6 +18,7 @@ use safetensors::tensor::Metadata;
 use crate::{
     Error, LoadError, Result,
     checkpoint::{Quantization, QuantizationConfig},
+    device::Backend,
     quantize::Quantize,
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Weights {
     packed: QuantizationConfig,
     /// Quantises dense weights while loading.
     quantize: Option<Quantize>,
+    /// What the model runs on.
+    backend: Backend,
 }
 
 impl Weights {
@@ -53,6 +56,7 @@ impl Weights {
         dtype: Dtype,
         packed: QuantizationConfig,
         quantize: Option<Quantize>,
+        backend: Backend,
     ) -> Result<Self> {
         let tensors = open_tensors(files, rename)?;
         Ok(Self {
@@ -61,6 +65,7 @@ impl Weights {
             dtype,
             packed,
             quantize,
+            backend,
         })
     }
 
@@ -131,8 +136,12 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// [`LoadError::MissingTensor`], [`LoadError::Shape`] or [`LoadError::Dtype`].
     pub(crate) fn take(&self, name: &str, shape: &[i32]) -> Result<Array> {
-        let array = self.take_stored(name, shape)?;
-        self.keep(cast(array, self.weights.dtype)?)
+        self.keep(self.take_cast(name, shape)?)
+    }
+
+    /// As [`take`](Self::take), but it is not read at the end unless given to [`keep`](Self::keep).
+    pub(crate) fn take_cast(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        cast(self.take_stored(name, shape)?, self.weights.dtype)
     }
 
     /// As [`take`](Self::take), in the type that the file holds; it is not read at the end unless
@@ -155,7 +164,8 @@ impl<'a> Scope<'a> {
         Ok(array)
     }
 
-    /// Takes a packed tensor: unsigned 32-bit words.
+    /// Takes a packed tensor: unsigned 32-bit words. It is not read at the end unless given to
+    /// [`keep`](Self::keep).
     ///
     /// # Errors
     /// [`LoadError::MissingTensor`] or [`LoadError::Dtype`].
@@ -169,7 +179,7 @@ impl<'a> Scope<'a> {
             }
             .into());
         }
-        self.keep(array)
+        Ok(array)
     }
 
     /// Takes a tensor whatever its shape and type, as it is stored.
@@ -186,6 +196,11 @@ impl<'a> Scope<'a> {
     pub(crate) fn keep(&self, array: Array) -> Result<Array> {
         self.weights.taken.borrow_mut().push(array.clone());
         Ok(array)
+    }
+
+    /// Returns what the model runs on.
+    pub(crate) fn backend(&self) -> Backend {
+        self.weights.backend
     }
 
     /// Returns the type that the model computes in.

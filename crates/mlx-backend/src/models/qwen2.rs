@@ -12,9 +12,11 @@ use serde::Deserialize;
 use crate::{
     Result,
     device::Backend,
+    ffi::slice,
     guard::DecoderFootprint,
     kv_cache::KvCache,
-    nn::{Embedding, Linear, Mlp, RmsNorm, attention, settle},
+    matvec::Epilogue,
+    nn::{Embedding, Joined, Linear, Mlp, RmsNorm, attention, settle},
     rope::{Rope, Rotation},
     weights::Scope,
 };
@@ -65,11 +67,11 @@ impl Config {
 
     /// Returns the rotary embedding; without sections, every frequency turns with time, which for
     /// text is the plain embedding.
-    fn rope(&self) -> Rope {
+    fn rope(&self, backend: Backend) -> Rope {
         let half = self.head_dim() as usize / 2;
         let theta = self.rope_theta.or_else(|| self.rope_parameters().find_map(|p| p.rope_theta));
         let sections = self.mrope_section().unwrap_or([half, 0, 0]);
-        Rope::new(self.head_dim(), theta.unwrap_or(1e6), sections)
+        Rope::new(self.head_dim(), theta.unwrap_or(1e6), sections, backend.compiles())
     }
 
     fn rope_parameters(&self) -> impl Iterator<Item = &RopeParameters> {
@@ -132,25 +134,30 @@ pub(crate) struct Model {
     pub(crate) rope: Rope,
     pub(crate) dtype: Dtype,
     settle_bytes: usize,
+    settle_layers: usize,
 }
 
 impl Model {
     /// Takes the tensors of `language_model`.
     pub(crate) fn load(config: &Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         let (model, hidden) = (scope.sub("model"), config.hidden_size);
-        let fused = backend.fuses_attention(config.head_dim(), scope.dtype());
         Ok(Self {
             embed_tokens: Embedding::load(&model.sub("embed_tokens"), config.vocab_size, hidden)?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| Block::load(config, &model.sub(format!("layers.{i}")), fused))
+                .map(|i| Block::load(config, &model.sub(format!("layers.{i}")), backend))
                 .collect::<Result<_>>()?,
             norm: RmsNorm::load(&model.sub("norm"), hidden, config.rms_norm_eps)?,
             lm_head: (!config.tie_word_embeddings)
-                .then(|| Linear::load(&scope.sub("lm_head"), config.vocab_size, hidden, false))
+                .then(|| {
+                    let scope = scope.sub("lm_head");
+                    let head = Linear::load(&scope, config.vocab_size, hidden, false)?;
+                    head.with_row(&scope, None, Epilogue::None, 2)
+                })
                 .transpose()?,
-            rope: config.rope(),
+            rope: config.rope(backend),
             dtype: scope.dtype(),
-            settle_bytes: backend.settle_bytes(),
+            settle_bytes: backend.decoder_settle_bytes(),
+            settle_layers: backend.decoder_settle_layers(),
         })
     }
 
@@ -170,8 +177,11 @@ impl Model {
         rotation: &Rotation,
         caches: &mut [KvCache],
     ) -> MlxResult<Array> {
-        for (layer, cache) in self.layers.iter().zip(caches) {
-            x = settle(layer.forward(&x, &self.rope, rotation, cache)?, self.settle_bytes)?;
+        for (i, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
+            x = layer.forward(&x, &self.rope, rotation, cache)?;
+            if (i + 1) % self.settle_layers == 0 {
+                x = settle(x, self.settle_bytes)?;
+            }
         }
         self.norm.forward(&x)
     }
@@ -179,7 +189,7 @@ impl Model {
     /// `[.., E]` to `[.., V]`.
     pub(crate) fn logits(&self, x: &Array) -> MlxResult<Array> {
         match &self.lm_head {
-            Some(head) => head.forward(x),
+            Some(head) => head.forward_row(x),
             None => self.embed_tokens.as_linear(x),
         }
     }
@@ -194,13 +204,20 @@ struct Block {
 }
 
 impl Block {
-    fn load(config: &Config, scope: &Scope<'_>, fused: bool) -> Result<Self> {
+    fn load(config: &Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         let norm = |name| RmsNorm::load(&scope.sub(name), config.hidden_size, config.rms_norm_eps);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(config, &scope.sub("self_attn"), fused)?,
+            self_attn: Attention::load(config, &scope.sub("self_attn"), backend)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: Mlp::load(&scope.sub("mlp"), config.hidden_size, config.intermediate_size, false)?,
+            mlp: Mlp::load(
+                &scope.sub("mlp"),
+                config.hidden_size,
+                config.intermediate_size,
+                false,
+                backend,
+            )?
+            .with_row(&scope.sub("mlp"), config.rms_norm_eps)?,
         })
     }
 
@@ -211,21 +228,15 @@ impl Block {
         rotation: &Rotation,
         cache: &mut KvCache,
     ) -> MlxResult<Array> {
-        let x = x.add(self.self_attn.forward(
-            &self.input_layernorm.forward(x)?,
-            rope,
-            rotation,
-            cache,
-        )?)?;
-        x.add(self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+        let x = self.self_attn.forward_residual(&self.input_layernorm, x, rope, rotation, cache)?;
+        self.mlp.forward_residual(&self.post_attention_layernorm, &x)
     }
 }
 
 #[derive(Debug)]
 struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    /// `q_proj`, `k_proj` and `v_proj`.
+    qkv: Joined,
     o_proj: Linear,
     heads: i32,
     key_value_heads: i32,
@@ -235,44 +246,59 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(config: &Config, scope: &Scope<'_>, fused: bool) -> Result<Self> {
+    fn load(config: &Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         let (hidden, d) = (config.hidden_size, config.head_dim());
         let (heads, key_value_heads) = (config.num_attention_heads, config.key_value_heads());
+        let parts = [
+            ("q_proj", heads * d),
+            ("k_proj", key_value_heads * d),
+            ("v_proj", key_value_heads * d),
+        ];
         Ok(Self {
-            q_proj: Linear::load(&scope.sub("q_proj"), heads * d, hidden, true)?,
-            k_proj: Linear::load(&scope.sub("k_proj"), key_value_heads * d, hidden, true)?,
-            v_proj: Linear::load(&scope.sub("v_proj"), key_value_heads * d, hidden, true)?,
-            o_proj: Linear::load(&scope.sub("o_proj"), hidden, heads * d, false)?,
+            qkv: Joined::load(scope, &parts, hidden, true)?.with_row(
+                scope,
+                config.rms_norm_eps,
+                Epilogue::Add,
+            )?,
+            o_proj: Linear::load(&scope.sub("o_proj"), hidden, heads * d, false)?.with_row(
+                scope,
+                None,
+                Epilogue::Add,
+                3,
+            )?,
             heads,
             key_value_heads,
             head_dim: d,
-            fused,
+            fused: backend.fuses_attention(d, scope.dtype()),
         })
     }
 
-    /// `[B, L, E]` to `[B, L, E]`; each token sees itself and those before it.
-    fn forward(
+    /// `x + attention(norm(x))`, `[B, L, E]`; each token sees itself and those before it.
+    fn forward_residual(
         &self,
+        norm: &RmsNorm,
         x: &Array,
         rope: &Rope,
         rotation: &Rotation,
         cache: &mut KvCache,
     ) -> MlxResult<Array> {
-        let (b, l) = (x.dim(0), x.dim(1));
-        let split = |x: Array, heads: i32| {
-            x.reshape(&[b, l, heads, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])
+        let (b, l, d) = (x.dim(0), x.dim(1), self.head_dim);
+        let (h, k) = (self.heads, self.key_value_heads);
+        let heads = self.qkv.forward_normed(norm, x)?;
+        let heads = match l {
+            // Of one token, what a transposition would change are axes of length 1.
+            1 => heads.reshape(&[b, h + 2 * k, 1, d])?,
+            _ => heads.reshape(&[b, l, h + 2 * k, d])?.transpose_axes(&[0, 2, 1, 3])?,
         };
-        let q = split(self.q_proj.forward(x)?, self.heads)?;
-        let k = split(self.k_proj.forward(x)?, self.key_value_heads)?;
-        let v = split(self.v_proj.forward(x)?, self.key_value_heads)?;
+        let part = |x: &Array, from: i32, to: i32| slice(x, [0, from, 0, 0], [b, to, l, d]);
+        let turned = rope.apply(&part(&heads, 0, h + k)?, rotation)?; // [B, H + K, L, D]
+        let (new_keys, new_values) = (part(&turned, h, h + k)?, part(&heads, h + k, h + 2 * k)?);
+        let (keys, values) = cache.update(&new_keys, &new_values)?; // [B, K, S, D]
 
-        let q = rope.apply(&q, rotation)?; // [B, H, L, D]
-        let k = rope.apply(&k, rotation)?; // [B, K, L, D]
-        let (k, v) = cache.update(&k, &v)?; // [B, K, S, D]
-
-        let scale = (self.head_dim as f32).powf(-0.5);
-        let out = attention(&q, &k, &v, scale, true, self.fused)?;
-        self.o_proj.forward(&out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[b, l, -1])?)
+        let scale = (d as f32).powf(-0.5);
+        let out = attention(&part(&turned, 0, h)?, &keys, &values, scale, true, self.fused)?;
+        let out = if l == 1 { out } else { out.transpose_axes(&[0, 2, 1, 3])? };
+        self.o_proj.forward_onto(&out.reshape(&[b, l, h * d])?, x)
     }
 }
 

@@ -121,6 +121,7 @@ pub(crate) struct Tower {
     dtype: Dtype,
     /// Whether MLX has a fused attention kernel for this head size on this device.
     fused: bool,
+    compiles: bool,
     settle_bytes: usize,
 }
 
@@ -130,11 +131,12 @@ impl Tower {
         Ok(Self {
             patch_embed: load_patch_embed(&config, &scope.sub("patch_embed.proj"))?,
             blocks: (0..config.depth)
-                .map(|i| Block::load(&config, &scope.sub(format!("blocks.{i}"))))
+                .map(|i| Block::load(&config, &scope.sub(format!("blocks.{i}")), backend))
                 .collect::<Result<_>>()?,
             merger: Merger::load(&config, &scope.sub("merger"))?,
             dtype: scope.dtype(),
             fused: backend.fuses_attention(config.head_dim(), scope.dtype()),
+            compiles: backend.compiles(),
             settle_bytes: backend.settle_bytes(),
             config,
         })
@@ -153,7 +155,8 @@ impl Tower {
         let mut x = x.take_axis(Array::from_slice(&order, &[order.len() as i32]), 1)?;
 
         let (cos, sin) = self.rotations(grid, &order)?;
-        let pass = Pass { cos, sin, fused: self.fused, settle_bytes: self.settle_bytes };
+        let Self { fused, compiles, settle_bytes, .. } = *self;
+        let pass = Pass { cos, sin, fused, compiles, settle_bytes };
         for (i, block) in self.blocks.iter().enumerate() {
             let runs = match self.config.fullatt_block_indexes.contains(&i) {
                 true => None,
@@ -219,6 +222,7 @@ struct Pass {
     /// `[N, D]`, f32.
     sin: Array,
     fused: bool,
+    compiles: bool,
     settle_bytes: usize,
 }
 
@@ -237,12 +241,18 @@ struct Block {
 }
 
 impl Block {
-    fn load(config: &Config, scope: &Scope<'_>) -> Result<Self> {
+    fn load(config: &Config, scope: &Scope<'_>, backend: Backend) -> Result<Self> {
         Ok(Self {
             norm1: RmsNorm::load(&scope.sub("norm1"), config.hidden_size, EPS)?,
             norm2: RmsNorm::load(&scope.sub("norm2"), config.hidden_size, EPS)?,
             attn: Attention::load(config, &scope.sub("attn"))?,
-            mlp: Mlp::load(&scope.sub("mlp"), config.hidden_size, config.intermediate_size, true)?,
+            mlp: Mlp::load(
+                &scope.sub("mlp"),
+                config.hidden_size,
+                config.intermediate_size,
+                true,
+                backend,
+            )?,
         })
     }
 
@@ -313,8 +323,7 @@ impl Attention {
         let qkv = pass.settle(self.qkv.forward(x)?)?;
         let qkv = qkv.reshape(&[x.dim(0), x.dim(1), 3, self.heads, self.head_dim])?;
         let part = |i: i32| qkv.try_index((.., .., i, .., ..))?.transpose_axes(&[0, 2, 1, 3]);
-        // The tables are f32; the result goes back to the type of the activations.
-        let turn = |x: Array| pass.settle(rotate(&x, &pass.cos, &pass.sin)?.as_dtype(x.dtype())?);
+        let turn = |x: Array| pass.settle(rotate(&x, &pass.cos, &pass.sin, pass.compiles)?);
         // A view would keep all of `qkv`, and be copied for each piece of the attention.
         Ok((turn(part(0)?)?, turn(part(1)?)?, pass.settle(part(2)?.contiguous()?)?))
     }

@@ -1,0 +1,128 @@
+//! Products of one row with weights, on CUDA: a step of a decoder does little else. MLX's own
+//! kernel for packed weights reaches a quarter of what the memory gives, and the host takes longer to
+//! hand over an operation than the device to do it. So this one also takes in what stands before the
+//! product (a normalisation) and after it (an addition, a gate).
+
+use mlx_rs::{Array, Dtype, error::Result as MlxResult, ops};
+
+use crate::{
+    checkpoint::{Quantization, QuantizationMode},
+    ffi::CudaKernel,
+};
+
+/// What is done with the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Epilogue {
+    None,
+    /// Another row is added.
+    Add,
+    /// `silu` of the first half times the second half.
+    SwiGlu,
+}
+
+/// Widest row that is normalised: it is held in shared memory.
+const MAX_NORMED: i32 = 8192;
+
+/// Outputs from which a warp takes four rows, so that `x` is unpacked less often; with fewer, warps
+/// would be too few to keep the memory busy.
+const MANY_OUTPUTS: i32 = 16_384;
+
+/// As in `matvec.cu`.
+const WARPS: i32 = 4;
+
+/// `epilogue(W norm(x))` as one kernel.
+#[derive(Debug)]
+pub(crate) struct Matvec {
+    kernel: CudaKernel,
+    input: i32,
+    ndim: usize,
+    /// In place of a normalisation's weights and of the row to add; the number of its axes tells the
+    /// kernel what to do, since a flag would make it another kernel to compile.
+    absent: Array,
+}
+
+impl Matvec {
+    /// Returns the kernel for weights of `rows` x `input`, packed as `how` says or dense, whose output
+    /// has `ndim` axes, or `None` if these are not what it is written for. With `norm_eps`, `x` is
+    /// normalised first.
+    pub(crate) fn new(
+        how: Option<Quantization>,
+        dtype: Dtype,
+        (rows, input): (i32, i32),
+        norm_eps: Option<f32>,
+        epilogue: Epilogue,
+        ndim: usize,
+    ) -> MlxResult<Option<Self>> {
+        let packing = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        let fits = how.is_none_or(|how| how == packing)
+            && dtype == Dtype::Bfloat16
+            && input % 64 == 0
+            && rows % 2 == 0
+            && (norm_eps.is_none() || input <= MAX_NORMED);
+        if !fits {
+            return Ok(None);
+        }
+        let (outputs, outputs_of_warp) = match epilogue {
+            Epilogue::SwiGlu => (rows / 2, 2),
+            Epilogue::None | Epilogue::Add => (rows, if rows >= MANY_OUTPUTS { 4 } else { 2 }),
+        };
+        // The same text for all, but for the rare models with another constant.
+        let source = format!(
+            "__shared__ __align__(16) __nv_bfloat16 normed[{MAX_NORMED}];
+             {weights};
+             const int N = w_shape[0];
+             const __nv_bfloat16* from = x;
+             if (gain_ndim == 1) {{
+               matvec::normalise(x, gain, m.K, {eps:e}f, normed);
+               from = normed;
+             }}
+             if (extra_ndim == 4) {{
+               matvec::gated(from, m, N, y);
+             }} else if (N >= {MANY_OUTPUTS}) {{
+               matvec::plain<4>(from, m, N, extra_ndim == 5 ? nullptr : extra, y);
+             }} else {{
+               matvec::plain<2>(from, m, N, extra_ndim == 5 ? nullptr : extra, y);
+             }}",
+            weights = match how {
+                Some(_) => "matvec::Packed m{w, scales, biases, scales_shape[1] * 64}",
+                None => "matvec::Dense m{w, w_shape[1]}",
+            },
+            eps = norm_eps.unwrap_or(1e-6),
+        );
+        // MLX reads the text for every call: the shorter, the better.
+        let header = include_str!("matvec.cu").lines().map(str::trim);
+        let header = header.filter(|line| !line.starts_with("//")).flat_map(|line| [line, "\n"]);
+        let header = header.collect::<String>();
+        let name = if how.is_some() { "matvec_packed" } else { "matvec_dense" };
+        let blocks = (outputs + WARPS * outputs_of_warp - 1) / (WARPS * outputs_of_warp);
+        let mut shape = vec![1; ndim];
+        shape[ndim - 1] = outputs;
+        let inputs = ["x", "gain", "w", "scales", "biases", "extra"];
+        let kernel =
+            CudaKernel::new(name, &inputs, (&header, &source), &shape, blocks, WARPS * 32)?;
+        let axes = if epilogue == Epilogue::SwiGlu { 4 } else { 5 };
+        let absent = ops::zeros_dtype(&vec![1; axes], dtype)?;
+        Ok(Some(Self { kernel, input, ndim, absent }))
+    }
+
+    /// Returns whether `x` is a single row.
+    pub(crate) fn takes(&self, x: &Array) -> bool {
+        x.size() == self.input as usize && x.ndim() == self.ndim
+    }
+
+    /// Returns the output for the row `x`; `weights` are words, scales and biases or the same
+    /// array three times, `gain` the weights
+    /// of the normalisation and `extra` the row to add, with at most three axes.
+    pub(crate) fn apply(
+        &self,
+        x: &Array,
+        weights: [&Array; 3],
+        gain: Option<&Array>,
+        extra: Option<&Array>,
+    ) -> MlxResult<Array> {
+        let [words, scales, biases] = weights;
+        let absent = &self.absent;
+        let (gain, extra) = (gain.unwrap_or(absent), extra.unwrap_or(absent));
+        self.kernel.apply([x, gain, words, scales, biases, extra])
+    }
+}
