@@ -93,7 +93,7 @@ fn normals() -> Vec<f32> {
     (0..1 << 16).map(|_| (0..12).map(|_| random.unit()).sum::<f32>() - 6.0).collect()
 }
 
-/// SplitMix64. Source: Steele, Lea and Flood, 2014.
+/// `SplitMix64`. Source: Steele, Lea and Flood, 2014.
 struct Random(u64);
 
 impl Random {

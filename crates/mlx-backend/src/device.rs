@@ -88,6 +88,15 @@ impl Backend {
         self != Self::Cpu
     }
 
+    /// Returns the largest inner activation of an MLP, in bytes; larger ones are done in pieces. On
+    /// CUDA small products leave most of the device idle.
+    pub(crate) fn max_inner_bytes(self) -> usize {
+        match self {
+            Self::Cuda => 256 << 20,
+            Self::Cpu | Self::Metal => 32 << 20,
+        }
+    }
+
     /// Returns a number that the widths of dense products should be a multiple of. cuBLAS has its
     /// best kernels for rows that begin at multiples of 16 bytes.
     pub(crate) fn width_multiple(self) -> i32 {

@@ -126,3 +126,91 @@ impl Matvec {
         self.kernel.apply([x, gain, words, scales, biases, extra])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values from -1 to 1 with nothing regular about them: sums of waves cancel, which would measure
+    /// the rounding of the inputs.
+    fn noise(shape: &[i32], seed: u32) -> Array {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+        Array::from_slice(&values, shape).as_dtype(Dtype::Bfloat16).unwrap()
+    }
+
+    fn f32(x: &Array) -> Array {
+        x.as_dtype(Dtype::Float32).unwrap()
+    }
+
+    /// Largest difference over the largest value.
+    fn difference(found: &Array, expected: &Array) -> f32 {
+        let largest = |x: &Array| x.abs().unwrap().max(None).unwrap().item_cast::<f32>();
+        largest(&f32(found).subtract(expected).unwrap()) / largest(expected)
+    }
+
+    /// Every kind of weight, normalisation and epilogue, at the widths of published checkpoints, against
+    /// products in f32.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn equals_the_products_in_f32() {
+        let packing = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        for (rows, input) in
+            [(4608, 3584), (3584, 18_944), (37_888, 3584), (770, 256), (2560, 2048)]
+        {
+            let x = noise(&[1, 1, input], 1);
+            let gain = noise(&[input], 2);
+            let dense = noise(&[rows, input], 3).divide(Array::from_f32(16.0)).unwrap();
+            let dense = dense.as_dtype(Dtype::Bfloat16).unwrap();
+            let (words, scales, biases) = ops::quantize(&dense, 64, 4).unwrap();
+            let unpacked = ops::dequantize(&words, &scales, &biases, 64, 4).unwrap();
+            for (how, weights, matrix) in [
+                (Some(packing), [&words, &scales, &biases], &unpacked),
+                (None, [&dense; 3], &dense),
+            ] {
+                for (norm, epilogue) in [
+                    (None, Epilogue::None),
+                    (None, Epilogue::Add),
+                    (Some(1e-6), Epilogue::Add),
+                    (Some(1e-6), Epilogue::SwiGlu),
+                ] {
+                    let shape = (rows, input);
+                    let made = Matvec::new(how, Dtype::Bfloat16, shape, norm, epilogue, 3).unwrap();
+                    let Some(kernel) = made else {
+                        assert!(norm.is_some() && input > MAX_NORMED);
+                        continue;
+                    };
+                    let extra = noise(&[rows], 4);
+                    let adds = epilogue == Epilogue::Add;
+                    let gain = norm.map(|_| &gain);
+                    let found = kernel.apply(&x, weights, gain, adds.then_some(&extra)).unwrap();
+                    let x = match (norm, gain) {
+                        (Some(eps), Some(gain)) => {
+                            mlx_rs::fast::rms_norm(f32(&x), Some(&f32(gain)), eps).unwrap()
+                        }
+                        _ => f32(&x),
+                    };
+                    let product = ops::matmul(&x, ops::transpose(f32(matrix)).unwrap()).unwrap();
+                    let expected = match epilogue {
+                        Epilogue::None => product,
+                        Epilogue::Add => product.add(f32(&extra)).unwrap(),
+                        Epilogue::SwiGlu => {
+                            let halves = ops::split_equal(&product, 2, -1).unwrap();
+                            let gate =
+                                halves[0].multiply(ops::sigmoid(&halves[0]).unwrap()).unwrap();
+                            gate.multiply(&halves[1]).unwrap()
+                        }
+                    };
+                    assert_eq!(found.shape(), expected.shape());
+                    let off = difference(&found, &expected);
+                    let packed = how.is_some();
+                    assert!(off < 0.02, "{rows} x {input}, packed {packed}, {epilogue:?}: {off}");
+                }
+            }
+        }
+    }
+}

@@ -444,12 +444,6 @@ impl Packed {
 /// Largest score tensor that attention makes where no fused kernel applies, in bytes.
 pub(crate) const MAX_SCORE_BYTES: u64 = 32 << 20;
 
-/// Largest inner activation of an [`Mlp`], in bytes.
-pub(crate) const MAX_INNER_BYTES: usize = 32 << 20;
-
-/// As [`MAX_INNER_BYTES`], on a CUDA device, where small products leave most of it idle.
-const MAX_INNER_BYTES_CUDA: usize = 256 << 20;
-
 /// Attention of `[B, H, L, D]` queries over `[B, K, S, D]` keys and values: over all of them, or if
 /// `causal`, where the queries are the last `L` of the keys, over those up to the query's own.
 ///
@@ -592,10 +586,7 @@ impl Mlp {
             fused_row: false,
             inner,
             fuses: backend.compiles(),
-            max_inner_bytes: match backend {
-                Backend::Cuda => MAX_INNER_BYTES_CUDA,
-                Backend::Cpu | Backend::Metal => MAX_INNER_BYTES,
-            },
+            max_inner_bytes: backend.max_inner_bytes(),
         })
     }
 
@@ -621,7 +612,7 @@ impl Mlp {
     }
 
     /// `[.., N, hidden]` to the same shape. Rows are taken in chunks where the inner activation
-    /// would be larger than [`MAX_INNER_BYTES`].
+    /// would be larger than [`Backend::max_inner_bytes`].
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
         self.forward_within(self.max_inner_bytes, x)
     }
@@ -774,7 +765,7 @@ mod tests {
             down_proj: linear(8, 64, 0.9),
             inner: 64,
             fuses: false,
-            max_inner_bytes: MAX_INNER_BYTES,
+            max_inner_bytes: usize::MAX,
             fused_row: false,
         };
         let x = wave(&[2, 50, 8], 0.11);

@@ -138,6 +138,8 @@ impl Guard {
             )?,
             fused_tower: fuses(footprint.tower.head_dim),
             fused_decoder: fuses(footprint.decoder.head_dim),
+            unpacks: backend.unpacks_from_rows().is_some()
+                && (options.quantize.is_some() || checkpoint.quantization() != &Default::default()),
         };
         Ok(Self { setting, options: options.memory, kept: options.caches.limits().into() })
     }

@@ -15,13 +15,10 @@
 
 use serde::Serialize;
 
-use super::footprint::{Footprint, TowerFootprint, product, sum, whole_score_bytes};
-use crate::{
-    caches::CacheLimits,
-    device::Backend,
-    kv_cache::STEP_TOKENS,
-    nn::{MAX_INNER_BYTES, MAX_SCORE_BYTES},
+use super::footprint::{
+    DecoderFootprint, Footprint, TowerFootprint, product, sum, whole_score_bytes,
 };
+use crate::{caches::CacheLimits, device::Backend, kv_cache::STEP_TOKENS, nn::MAX_SCORE_BYTES};
 
 /// A stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +64,8 @@ pub(crate) struct Setting {
     pub(crate) fused_tower: bool,
     /// Whether the scores of the decoder are never held.
     pub(crate) fused_decoder: bool,
+    /// Whether packed weights are unpacked, a product at a time, while a prompt is read.
+    pub(crate) unpacks: bool,
 }
 
 /// What is to be done.
@@ -237,6 +236,7 @@ impl Setting {
             term("keys and values that grow", self.growing(tokens)),
             term("decoder activations", self.decoder_activations(work)),
             term("decoder scores", self.decoder_scores(work)),
+            term("weights unpacked", self.unpacked_weights()),
             term("logits", self.logits()),
             MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
             term("prefix in the cache", self.kept_prefix(tokens, work)),
@@ -308,7 +308,7 @@ impl Setting {
             // The rotation is computed in f32.
             product(&[patches, ROTATION_VALUES * hidden, F32 - self.value_bytes.min(F32)]),
         ]);
-        let piece = inner_bytes.min(MAX_INNER_BYTES as u64);
+        let piece = inner_bytes.min(self.backend.max_inner_bytes() as u64);
         let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, INNER_VALUES])]);
         sum([attention.max(mlp), tables])
     }
@@ -342,12 +342,22 @@ impl Setting {
         let decoder = &self.footprint.decoder;
         let step = work.prefill_step_tokens.min(self.prompt_tokens(work));
         let values = |per_token| product(&[step, per_token, self.value_bytes]);
-        let inner = values(decoder.inner).min(MAX_INNER_BYTES as u64);
+        let inner = values(decoder.inner).min(self.backend.max_inner_bytes() as u64);
         let layer = sum([values(DECODER_VALUES * decoder.hidden), product(&[inner, INNER_VALUES])]);
-        match values(decoder.hidden) <= self.backend.settle_bytes() as u64 {
-            true => product(&[layer, LAZY_LAYERS.min(decoder.layers)]),
-            false => layer,
-        }
+        let in_flight = match values(decoder.hidden) <= self.backend.decoder_settle_bytes() as u64 {
+            true => LAZY_LAYERS,
+            false => self.backend.decoder_settle_layers() as u64,
+        };
+        product(&[layer, in_flight.min(decoder.layers)])
+    }
+
+    /// Of the layers in flight, the largest part.
+    fn unpacked_weights(&self) -> u64 {
+        let DecoderFootprint { layers, hidden, inner, .. } = self.footprint.decoder;
+        let in_flight = layers.min(self.backend.decoder_settle_layers() as u64);
+        // Gate, up and down, and of attention no more than another two.
+        let layer = product(&[hidden, inner, 5, self.value_bytes]);
+        if self.unpacks { product(&[layer, in_flight]) } else { 0 }
     }
 
     fn decoder_scores(&self, work: &Work) -> u64 {

@@ -33,6 +33,7 @@ fn setting() -> Setting {
         weight_bytes: 4 * GIB,
         fused_tower: false,
         fused_decoder: false,
+        unpacks: false,
     }
 }
 
