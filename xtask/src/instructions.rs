@@ -1,7 +1,12 @@
 //! A gate that noise cannot break: instructions, counted by Callgrind, beside the counts in
 //! `benches/instructions/counts.txt`.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::ci::{Result, cargo, root, run, target};
 
@@ -75,7 +80,7 @@ fn count_all() -> Result<Counts> {
     names.lines().map(|name| Ok((name.to_owned(), count(&program, name)?))).collect()
 }
 
-fn count(program: &PathBuf, case: &str) -> Result<u64> {
+fn count(program: &Path, case: &str) -> Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*measured*"])
         .args([program.as_os_str(), case.as_ref()])
