@@ -1,4 +1,4 @@
-//! Benchmarks of the workspace: `preproc/` measures preprocessing, `cache/` the second question
-//! about a picture, both beside their peers.
+//! Benchmarks of the workspace beside their peers: `preproc/` measures preprocessing, `generate/`
+//! generation, `cache/` the second question about a picture.
 
 pub mod python;

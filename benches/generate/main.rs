@@ -11,7 +11,6 @@ mod checkpoint;
 mod geometry;
 mod outcome;
 mod process;
-mod python;
 mod random;
 mod run;
 mod sample;

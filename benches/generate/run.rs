@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     Result,
     outcome::{Side, agreement},
-    process, python, sample, table,
+    process, sample, table,
 };
 
 /// What the command line asks for.
@@ -93,7 +93,7 @@ fn run_in(work: &Path, folder: &Path, options: &Options) -> Result<()> {
     if options.peers {
         let python = match &options.python {
             Some(python) => python.clone(),
-            None => python::environment(&target().join("bench-generate"))?,
+            None => benches::python::with_mlx_vlm()?,
         };
         commands.push((python, vec![script.as_str()]));
     }
@@ -116,8 +116,4 @@ fn run_in(work: &Path, folder: &Path, options: &Options) -> Result<()> {
     let text = table::render(folder, &sides);
     println!("{text}");
     if options.write { table::write(folder, &text) } else { Ok(()) }
-}
-
-fn target() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"))
 }
