@@ -1,7 +1,11 @@
 //! Our side: a process that has a conversation of two questions about one image. The other side,
 //! `peer.py`, prints the same lines.
 
-use std::{io::Write as _, path::PathBuf, time::Duration};
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use abstractllm::{
     GenerateParams, Image, Message, Part, Request, Role, blocking,
@@ -22,7 +26,14 @@ pub(crate) fn converse(folder: &str, image: &str, rounds: &str) -> Result<()> {
         // The model stays; everything else is forgotten.
         limits.keep_alive = None;
         let caches = Caches::new(limits);
-        let model = MlxProvider::load(folder, MlxOptions { caches, ..MlxOptions::default() })?;
+        let load = || {
+            let caches = caches.clone();
+            MlxProvider::load(folder, MlxOptions { caches, ..MlxOptions::default() })
+        };
+        let model = load()?;
+        let started = Instant::now();
+        drop(load()?);
+        eprintln!("a second load of the same model: {:.1?}", started.elapsed());
         name.take().map_or(Ok(()), |name| say(&name))?;
         let mut messages: Vec<Message> = Vec::new();
         for (turn, question) in (1..).zip(QUESTIONS) {
