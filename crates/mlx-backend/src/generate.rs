@@ -193,7 +193,7 @@ impl Generation {
     pub(crate) fn step(&mut self) -> Result<Status> {
         if self.job.events.is_closed() {
             // What was read so far is not lost: the caller may ask again.
-            self.keep_prefix()?;
+            self.keep_prefix();
             return Ok(Status::Done);
         }
         match &mut self.state {
@@ -276,10 +276,7 @@ impl Generation {
         span.units(rows as u64);
         drop(span);
         let key = self.job.prompt.images[index].key;
-        self.caches
-            .borrow()
-            .keep_features(&self.job.model, &key, &encoded)
-            .map_err(|e| mlx_error("feature cache", &e))?;
+        forgotten("features", self.caches.borrow().keep_features(&self.job.model, &key, &encoded));
         for (image, (needed, known)) in self.job.prompt.images.iter().zip(&mut images.features) {
             if *needed && image.key == key {
                 *known = Some(encoded.clone());
@@ -337,15 +334,17 @@ impl Generation {
     }
 
     /// Keeps what the decoder has read.
-    fn keep_prefix(&self) -> Result<()> {
+    fn keep_prefix(&self) {
         let (State::Prefill { reader, .. } | State::Decode { reader, .. }) = &self.state else {
-            return Ok(());
+            return;
         };
         let read = reader.offset().min(self.units.len());
-        self.caches
-            .borrow_mut()
-            .keep_prefix(&self.job.model, &self.units[..read], &reader.caches)
-            .map_err(|e| mlx_error("prefix cache", &e))
+        let kept = self.caches.borrow_mut().keep_prefix(
+            &self.job.model,
+            &self.units[..read],
+            &reader.caches,
+        );
+        forgotten("prefix", kept);
     }
 
     fn prefill_next(&mut self) -> Result<Status> {
@@ -377,7 +376,7 @@ impl Generation {
                 self.state = State::Decode { reader, sampler, next, delta };
             }
             // Others may ask about the same while this answer is still being written.
-            self.keep_prefix()?;
+            self.keep_prefix();
         }
         drop(span);
         self.job.send(Event::Progress(Progress::new(Stage::Prefill, end as u64, total as u64)));
@@ -460,7 +459,7 @@ impl Generation {
     }
 
     fn end(&mut self, reason: FinishReason) -> Result<Status> {
-        self.keep_prefix()?;
+        self.keep_prefix();
         let mut usage = Usage::new(self.job.prompt.ids.len(), self.completion_tokens);
         usage.image_tokens = self.job.prompt.image_tokens;
         usage.cached_tokens = self.reused;
@@ -473,6 +472,13 @@ impl Generation {
         self.job.report_memory();
         self.job.send(Event::End(completion));
         Ok(Status::Done)
+    }
+}
+
+/// Says that something could not be kept, which costs the next request time and this one nothing.
+fn forgotten(what: &str, kept: mlx_rs::error::Result<()>) {
+    if let Err(error) = kept {
+        tracing::warn!(what, error = error.what(), "not kept in the cache");
     }
 }
 

@@ -234,6 +234,8 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;
+        // Before the weights are read: files that change meanwhile are not what this names.
+        let identity = model_identity(&checkpoint, &format!("{how} {:?}", guard.setting.backend))?;
         let loaded = engine::load(LoadSpec {
             architecture,
             config: checkpoint.config().clone(),
@@ -245,7 +247,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
             progress: options.load_progress.clone(),
         })?;
         let model = SharedModel {
-            identity: model_identity(&checkpoint, &format!("{how} {:?}", guard.setting.backend))?,
+            identity,
             processor_identity: processor_identity(&checkpoint),
             setting: guard.setting,
             loaded,

@@ -204,6 +204,17 @@ fn a_load_that_fails_leaves_nothing_behind() {
         let file = file.unwrap().path();
         fs::copy(&file, dir.path().join(file.file_name().unwrap())).unwrap();
     }
-    try_load().unwrap();
+    drop(try_load().unwrap());
+    assert_eq!(caches.report().models.entries, 1);
+
+    // Nor does it push out a model that is kept.
+    let mut limits = CacheLimits::default();
+    limits.models = 1;
+    let caches = Caches::new(limits);
+    let good = load("4bit", caches.clone(), Arc::new(Phases::default()));
+    fs::write(dir.path().join("config.json"), "{").unwrap();
+    let options = MlxOptions { caches: caches.clone(), ..MlxOptions::default() };
+    MlxProvider::load(dir.path().to_str().unwrap(), options).unwrap_err();
+    drop(good);
     assert_eq!(caches.report().models.entries, 1);
 }

@@ -6,8 +6,8 @@ use crate::{StepTimes, letterbox, patchify, resize};
 /// Buffers and tables that are used for one image after the other.
 ///
 /// It grows to what the largest image needed: some rows of the image and, for an image that is not decoded row by row,
-/// all of them. With a workspace that has seen an image of the same size, a JPEG image costs no allocation but that of
-/// the result, if the caller does not bring a buffer.
+/// all of them. With a workspace that has seen an image of the same size, pixels cost no allocation but that of the
+/// result, if the caller does not bring a buffer; decoding a JPEG file makes some small tables besides.
 #[derive(Default)]
 pub struct Workspace {
     pub(crate) decode: Scratch,

@@ -1,4 +1,4 @@
-//! In steady state an image costs no allocation, and none ever costs a frame.
+//! Pixels cost no allocation once a workspace has seen an image of their size.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -7,24 +7,20 @@ use vision_preproc::{
     ImageProcessor, Letterbox, LetterboxOptions, PixelBudget, RgbImage, Size, Workspace,
 };
 
-/// Counts calls, and the bytes that are held at once.
+/// Counts calls.
 struct Counting;
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is handed on to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Relaxed);
-        MOST.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(place, layout) }
     }

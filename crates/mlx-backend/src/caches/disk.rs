@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
@@ -17,7 +18,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mlx_rs::{Array, Dtype, error::Result as MlxResult};
+use mlx_rs::{
+    Array, Dtype,
+    error::{Exception, Result as MlxResult},
+};
 use safetensors::{SafeTensors, tensor::TensorView};
 
 use super::{
@@ -46,6 +50,8 @@ impl DiskCache {
 /// The folder below [`DiskCache::dir`]: another layout gets another name, and leaves this alone.
 const LAYOUT: &str = "v1";
 const EXTENSION: &str = "safetensors";
+/// What a file is called while it is written.
+const PARTIAL: &str = "partial";
 const TENSOR: &str = "value";
 const CHECKSUM: &str = "blake3";
 /// Entries that wait to be written; beyond, they are dropped rather than waited for.
@@ -111,14 +117,19 @@ impl DiskTier {
         let path = path_of(&self.dir, key);
         let found = match read(&path, key) {
             Ok(entry) => entry,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a cached file is removed");
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(path = %path.display(), %error, "a damaged cached file is removed");
                 let _ = fs::remove_file(&path);
                 None
             }
+            // No permission, too many open files: the file may be good.
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a cached file cannot be read");
+                None
+            }
         };
-        self.counters.lookup(found.is_some());
         let array = found.and_then(|entry| entry.to_array().ok());
+        self.counters.lookup(array.is_some());
         if array.is_some() {
             // The time of the last use, by which files leave; a file that is gone needs none.
             let touch = File::options().append(true).open(&path);
@@ -198,10 +209,13 @@ impl Writer {
             let Ok(metadata) = entry.metadata() else { continue };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let path = entry.path();
-            if path.extension().is_some_and(|e| e == EXTENSION) {
-                files.push((used, metadata.len(), path));
-            } else if used.elapsed().is_ok_and(|age| age > STALE) {
-                let _ = fs::remove_file(path);
+            match kind(&path) {
+                Some(EXTENSION) => files.push((used, metadata.len(), path)),
+                Some(PARTIAL) if used.elapsed().is_ok_and(|age| age > STALE) => {
+                    let _ = fs::remove_file(path);
+                }
+                // Nothing of ours: somebody else's file is left alone.
+                _ => {}
             }
         }
         files.sort();
@@ -244,7 +258,8 @@ impl Entry {
         let dtype = match self.dtype {
             safetensors::Dtype::BF16 => Dtype::Bfloat16,
             safetensors::Dtype::F16 => Dtype::Float16,
-            _ => Dtype::Float32,
+            safetensors::Dtype::F32 => Dtype::Float32,
+            other => return Err(Exception::custom(format!("no cached type: {other:?}"))),
         };
         let shape: Vec<i32> = self.shape.iter().map(|&side| side as i32).collect();
         let bytes = Array::from_slice(&self.bytes, &[self.bytes.len() as i32]);
@@ -254,13 +269,23 @@ impl Entry {
     }
 }
 
+/// Returns the extension of a file that this module wrote.
+fn kind(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    let (key, rest) = name.split_at_checked(64)?;
+    let ours = key.bytes().all(|b| b.is_ascii_hexdigit()) && rest.starts_with('.');
+    path.extension()?.to_str().filter(|_| ours)
+}
+
 fn path_of(dir: &Path, key: &Digest) -> PathBuf {
     dir.join(format!("{key}.{EXTENSION}"))
 }
 
-fn checksum(key: &Digest, bytes: &[u8]) -> String {
-    // With the key, so that a file under another's name is no entry either.
-    Digest::of("disk cache entry", &[key.bytes(), bytes]).to_string()
+fn checksum(key: &Digest, entry: &Entry) -> String {
+    // With the key, so that a file under another's name is no entry either, and with what the
+    // header says of the bytes.
+    let form = format!("{:?} {:?}", entry.dtype, entry.shape);
+    Digest::of("disk cache entry", &[key.bytes(), form.as_bytes(), &entry.bytes]).to_string()
 }
 
 /// Reads the entry of `key`; `None` if there is none.
@@ -274,22 +299,24 @@ fn read(path: &Path, key: &Digest) -> io::Result<Option<Entry>> {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
     let view = tensors.tensor(TENSOR).map_err(|e| bad(e.to_string()))?;
+    let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+    let entry = Entry { dtype, shape, bytes: view.data().to_vec() };
     let stored = metadata.metadata().as_ref().and_then(|m| m.get(CHECKSUM));
-    if stored != Some(&checksum(key, view.data())) {
+    if stored != Some(&checksum(key, &entry)) {
         return Err(bad("the checksum does not fit".to_owned()));
     }
-    let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-    Ok(Some(Entry { dtype, shape, bytes: view.data().to_vec() }))
+    Ok(Some(entry))
 }
 
 /// Writes an entry and returns the bytes of its file.
 fn write(dir: &Path, key: &Digest, entry: &Entry) -> io::Result<u64> {
     let bad = |e: safetensors::SafeTensorError| io::Error::other(e.to_string());
     let view = TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(bad)?;
-    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(key, &entry.bytes))]);
+    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(key, entry))]);
     let bytes = safetensors::serialize([(TENSOR, view)], Some(metadata)).map_err(bad)?;
-    // The process and a number make it the writer's own; the extension keeps it from being read.
-    let temporary = dir.join(format!("{key}.{}.partial", std::process::id()));
+    // A name of its own for each write, also where processes of two containers share the folder.
+    let own = RandomState::new().build_hasher().finish();
+    let temporary = dir.join(format!("{key}.{own:016x}.{PARTIAL}"));
     let written = File::create(&temporary).and_then(|mut file| file.write_all(&bytes));
     let renamed = written.and_then(|()| fs::rename(&temporary, path_of(dir, key)));
     if renamed.is_err() {
@@ -356,6 +383,35 @@ mod tests {
             assert!(!path(i).exists(), "{i}");
         }
         assert!(tier.get(&key(3)).is_some());
+    }
+
+    #[test]
+    fn a_header_that_was_changed_is_damage_and_what_is_not_ours_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(LAYOUT);
+        let tier = open(dir.path(), 3000);
+        tier.put(key(0), &values(0)).unwrap();
+        tier.flush();
+        let path = path_of(&folder, &key(0));
+        let bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(6).position(|w| w == b"[4,25]").unwrap();
+        let turned = [&bytes[..at], b"[25,4]", &bytes[at + 6..]].concat();
+        fs::write(&path, turned).unwrap();
+        assert!(tier.get(&key(0)).is_none());
+        assert!(!path.exists());
+
+        let old = SystemTime::now() - 2 * STALE;
+        let foreign = ["notes.txt", "model.safetensors", "half.partial"].map(|n| folder.join(n));
+        let ours = folder.join(format!("{}.0.{PARTIAL}", key(9)));
+        for path in foreign.iter().chain([&ours]) {
+            fs::write(path, [0; 4000]).unwrap();
+            File::options().append(true).open(path).unwrap().set_modified(old).unwrap();
+        }
+        (1..20).for_each(|i| tier.put(key(i), &values(i)).unwrap());
+        tier.flush();
+        assert!(foreign.iter().all(|path| path.exists()));
+        assert!(!ours.exists());
+        assert!(tier.stats().evictions > 10, "{:?}", tier.stats());
     }
 
     #[test]

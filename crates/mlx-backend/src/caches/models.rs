@@ -165,8 +165,7 @@ impl ModelCache {
     /// Returns the slot of `key`, a new one if there was none.
     fn slot(&self, key: ModelKey) -> (u64, Arc<Mutex<Option<Arc<SharedModel>>>>) {
         let mut books = self.lock();
-        // What a failed load left behind; nobody waits for it any more.
-        books.entries.retain(|e| e.model.strong_count() > 0 || Arc::strong_count(&e.slot) > 1);
+        Self::forget_failed(&mut books.entries);
         if let Some(entry) = books.entries.iter_mut().find(|entry| entry.key == key) {
             entry.last_use = Instant::now();
             return (entry.id, entry.slot.clone());
@@ -184,6 +183,11 @@ impl ModelCache {
             last_use: Instant::now(),
         });
         (id, slot)
+    }
+
+    /// Takes out what a failed load left behind, which nobody waits for any more.
+    fn forget_failed(entries: &mut Vec<Entry>) {
+        entries.retain(|e| e.model.strong_count() > 0 || Arc::strong_count(&e.slot) > 1);
     }
 
     /// Drops idle models, the longest unused first, until `more` of `bytes` fit or none is left.
@@ -213,6 +217,7 @@ impl ModelCache {
         if let Some(entry) = books.entries.iter_mut().find(|e| e.id == entry) {
             entry.last_use = Instant::now();
         }
+        Self::forget_failed(&mut books.entries);
         self.make_room(&mut books.entries, 0, 0);
         let Some(keep_alive) = self.keep_alive else { return };
         if keep_alive.is_zero() {
