@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cache run FOLDER [OPTION...]    measure, with --peers beside mlx-vlm
-//! cache worker FOLDER IMAGE ROUNDS
+//! cache worker FOLDER IMAGE ROUNDS [MAX_PIXELS]
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
@@ -27,7 +27,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
-        ["worker", folder, image, rounds] => worker::converse(folder, image, rounds),
+        ["worker", folder, image, rounds] => worker::converse(folder, image, rounds, None),
+        ["worker", folder, image, rounds, most] => {
+            worker::converse(folder, image, rounds, Some(most))
+        }
         ["run", folder, ref rest @ ..] => {
             run::Options::parse(rest).and_then(|options| run::run(Path::new(folder), &options))
         }

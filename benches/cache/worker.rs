@@ -19,7 +19,14 @@ const QUESTIONS: [&str; 2] = ["Describe this image.", "What color is the circle?
 const TOKENS: u32 = 16;
 
 /// Asks the checkpoint in `folder` both questions about `image`, `rounds` times from empty caches.
-pub(crate) fn converse(folder: &str, image: &str, rounds: &str) -> Result<()> {
+/// `max_pixels` replaces what the checkpoint says.
+pub(crate) fn converse(
+    folder: &str,
+    image: &str,
+    rounds: &str,
+    max_pixels: Option<&str>,
+) -> Result<()> {
+    let max_pixels = max_pixels.map(str::parse).transpose()?;
     let mut name = Some(json!({"name": "abstractllm"}));
     for _ in 0..rounds.parse()? {
         let mut limits = CacheLimits::default();
@@ -43,6 +50,7 @@ pub(crate) fn converse(folder: &str, image: &str, rounds: &str) -> Result<()> {
             let params = GenerateParams {
                 max_tokens: Some(TOKENS),
                 temperature: Some(0.0),
+                max_pixels,
                 ..GenerateParams::default()
             };
             let request = Request::new(messages.clone()).with_params(params);
