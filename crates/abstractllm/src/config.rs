@@ -23,11 +23,11 @@ use serde::{Deserialize, Deserializer, de};
 /// | `models` | most models kept, 3 by default |
 /// | `keep_alive` | seconds that a model is kept after its last use, 300 by default, or `forever` |
 /// | `cache_dir`, `cache_dir_size` | a folder for features and prefixes, and its size, `10GiB` by default |
-/// | every field of [`GenerateParams`](crate::GenerateParams) | what is used where a request does not say; `stop` is one text or a JSON list of texts |
+/// | every field of [`GenerateParams`](crate::GenerateParams) | what is used where a request does not say; `stop` is one text or a JSON list of texts, `logit_bias` a JSON object |
 ///
 /// Any key about caches gives the provider caches of its own; otherwise it shares those of the process.
 ///
-/// It deserialises from a flat map whose values are texts, numbers, booleans or lists of texts:
+/// It deserialises from a map; values that are no texts become the text of their JSON:
 ///
 /// ```
 /// let json = r#"{"model": "tiny-vl", "temperature": 0.2, "stop": ["\n\n", "END"]}"#;
@@ -79,8 +79,8 @@ impl<'de> Deserialize<'de> for Config {
         let map = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
         let text = |key: &str, value: serde_json::Value| match value {
             serde_json::Value::String(text) => Ok(text),
-            serde_json::Value::Object(_) | serde_json::Value::Null => {
-                Err(de::Error::custom(format!("`{key}`: expected a plain value, found {value}")))
+            serde_json::Value::Null => {
+                Err(de::Error::custom(format!("`{key}`: expected a value, found null")))
             }
             other => Ok(other.to_string()),
         };
@@ -106,12 +106,18 @@ mod tests {
 
     #[test]
     fn maps_with_plain_values_deserialise() {
-        let json = r#"{"top_k": 5, "offline": true, "system": "x", "stop": ["a", "b"]}"#;
+        let json = r#"{"top_k": 5, "offline": true, "system": "x", "stop": ["a", "b"],
+            "logit_bias": {"7": 1}}"#;
         let config: Config = serde_json::from_str(json).unwrap();
-        let expected =
-            [("top_k", "5"), ("offline", "true"), ("system", "x"), ("stop", r#"["a","b"]"#)];
+        let expected = [
+            ("top_k", "5"),
+            ("offline", "true"),
+            ("system", "x"),
+            ("stop", r#"["a","b"]"#),
+            ("logit_bias", r#"{"7":1}"#),
+        ];
         assert_eq!(config, Config::from(expected));
-        let error = serde_json::from_str::<Config>(r#"{"top_k": {"a": 1}}"#).unwrap_err();
-        assert!(error.to_string().contains("`top_k`: expected a plain value"), "{error}");
+        let error = serde_json::from_str::<Config>(r#"{"top_k": null}"#).unwrap_err();
+        assert!(error.to_string().contains("`top_k`: expected a value, found null"), "{error}");
     }
 }

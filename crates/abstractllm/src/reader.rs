@@ -72,6 +72,9 @@ impl Reader {
             system: self.text("system"),
             min_pixels: self.value("min_pixels", whole)?,
             max_pixels: self.value("max_pixels", whole)?,
+            image_detail: self.value("image_detail", "auto, low or high")?,
+            logit_bias: self.logit_bias()?,
+            user: self.text("user"),
         };
         params.validate()?;
         Ok(params)
@@ -85,6 +88,12 @@ impl Reader {
                 .map_err(|_| unexpected("stop", "a text or a JSON list of texts", &text)),
             Some(text) => Ok(vec![text]),
         }
+    }
+
+    fn logit_bias(&mut self) -> Result<BTreeMap<u32, f32>> {
+        let Some(text) = self.text("logit_bias") else { return Ok(BTreeMap::new()) };
+        serde_json::from_str(&text)
+            .map_err(|_| unexpected("logit_bias", "a JSON object of token ids and numbers", &text))
     }
 
     /// Checks that nothing is left.
@@ -111,6 +120,8 @@ pub(crate) fn unexpected(key: &str, expected: impl fmt::Display, found: &str) ->
 
 #[cfg(test)]
 mod tests {
+    use llm_core::ImageDetail;
+
     use super::*;
 
     fn params(pairs: &[(&str, &str)]) -> Result<GenerateParams> {
@@ -135,6 +146,9 @@ mod tests {
             ("system", "Be brief."),
             ("min_pixels", "3136"),
             ("max_pixels", "1003520"),
+            ("image_detail", "low"),
+            ("logit_bias", r#"{"50256": -100, "7": 0.5}"#),
+            ("user", "42"),
         ]);
         // Without `..Default::default()`, so that a new parameter cannot be forgotten here.
         let expected = GenerateParams {
@@ -151,6 +165,9 @@ mod tests {
             system: Some("Be brief.".into()),
             min_pixels: Some(3136),
             max_pixels: Some(1_003_520),
+            image_detail: Some(ImageDetail::Low),
+            logit_bias: [(50256, -100.0), (7, 0.5)].into(),
+            user: Some("42".into()),
         };
         assert_eq!(found.unwrap(), expected);
     }
@@ -174,6 +191,12 @@ mod tests {
             ("temperature", "hot", "`temperature`: expected a number, found `hot`"),
             ("max_tokens", "-1", "`max_tokens`: expected a whole number of at least 0, found `-1`"),
             ("seed", "1.5", "`seed`: expected a whole number of at least 0, found `1.5`"),
+            (
+                "logit_bias",
+                "{\"a\": 1}",
+                "`logit_bias`: expected a JSON object of token ids and numbers, found `{\"a\": 1}`",
+            ),
+            ("image_detail", "fine", "`image_detail`: expected auto, low or high, found `fine`"),
             ("top_p", "1.5", "top_p must be above 0 and at most 1, found 1.5"),
         ] {
             let error = params(&[(key, value)]).unwrap_err();

@@ -11,7 +11,7 @@ use std::{
 use futures_core::Stream;
 use serde::Serialize;
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Message, Part, Result, Role, ToolCall};
 
 /// One step of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub enum Event {
     Notice(Notice),
     /// The next piece of text: whole characters, never empty.
     Text(String),
+    /// A tool that the model wants to have run, with all of its arguments.
+    ToolCall(ToolCall),
     /// The end; nothing follows.
     End(Completion),
 }
@@ -99,6 +101,10 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context was reached.
     Length,
+    /// The model waits for the results of its [`Event::ToolCall`]s.
+    ToolCalls,
+    /// The service withheld the answer, or the rest of it.
+    ContentFilter,
 }
 
 /// What an answer used.
@@ -159,12 +165,26 @@ impl Completion {
 pub struct Response {
     /// The text.
     pub text: String,
+    /// The tools that the model wants to have run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// What was done otherwise than asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Notice>,
     /// How it ended.
     #[serde(flatten)]
     pub completion: Completion,
+}
+
+impl Response {
+    /// Returns the answer as a turn of the conversation: the text, then the calls.
+    #[must_use]
+    pub fn to_message(&self) -> Message {
+        let calls = self.tool_calls.iter().cloned().map(Part::ToolCall);
+        let text = (!self.text.is_empty() || self.tool_calls.is_empty())
+            .then(|| Part::Text(self.text.clone()));
+        Message::new(Role::Assistant, text.into_iter().chain(calls))
+    }
 }
 
 /// The events of one answer; dropping it cancels the work.
@@ -193,12 +213,15 @@ impl EventStream {
     /// # Errors
     /// The error that ended the stream.
     pub async fn collect(mut self) -> Result<Response> {
-        let (mut text, mut notices) = (String::new(), Vec::new());
+        let (mut text, mut tool_calls, mut notices) = (String::new(), Vec::new(), Vec::new());
         while let Some(event) = self.next().await {
             match event? {
                 Event::Text(piece) => text.push_str(&piece),
                 Event::Notice(notice) => notices.push(notice),
-                Event::End(completion) => return Ok(Response { text, notices, completion }),
+                Event::ToolCall(call) => tool_calls.push(call),
+                Event::End(completion) => {
+                    return Ok(Response { text, tool_calls, notices, completion });
+                }
                 Event::Progress(_) => {}
             }
         }
@@ -288,6 +311,17 @@ mod tests {
         let events = [Event::Notice(notice), Event::Text("a".into()), end()];
         let response = block_on(EventStream::from_iter(events.map(Ok)).collect()).unwrap();
         assert_eq!((response.text.as_str(), response.notices.as_slice()), ("a", &[notice][..]));
+    }
+
+    #[test]
+    fn a_response_becomes_a_turn() {
+        let call = ToolCall::new("1", "f", serde_json::json!({}));
+        let events = [Event::Text("a".into()), Event::ToolCall(call.clone()), end()];
+        let response = block_on(EventStream::from_iter(events.map(Ok)).collect()).unwrap();
+        assert_eq!(response.tool_calls, std::slice::from_ref(&call));
+        assert_eq!(response.to_message().parts, [Part::from("a"), Part::from(call)]);
+        let empty = block_on(EventStream::from_iter([Ok(end())]).collect()).unwrap();
+        assert_eq!(empty.to_message().parts, [Part::from("")]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The vocabulary that language-model providers and their callers share: what a user says
-//! ([`Message`], [`Part`], [`Image`]), how an answer is wanted ([`GenerateParams`]), what a model
-//! answers ([`Event`], [`Response`]), what can go wrong ([`Error`]), and the [`Provider`] trait.
+//! ([`Message`], [`Part`], [`Image`]), how an answer is wanted ([`GenerateParams`], [`OutputFormat`]),
+//! what a model may ask for ([`Tool`]), what it answers ([`Event`], [`Response`]), what can go wrong
+//! ([`Error`]), and the [`Provider`] trait.
 //!
 //! This crate opens no file, starts no thread and has no tensor type, so a provider can be written
 //! with it alone:
@@ -36,24 +37,33 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod capability;
+mod conversation;
 mod error;
 mod event;
+mod image;
 mod message;
+mod output;
 mod params;
 mod provider;
 mod request;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tool;
 
 pub use async_trait::async_trait;
 
 pub use crate::{
+    capability::{Capabilities, Capability},
     error::{Error, ErrorKind, Result},
     event::{
         Completion, Event, EventStream, FinishReason, Notice, Progress, Response, Stage, Usage,
     },
-    message::{Image, Message, Part, Role},
+    image::{Image, ImageDetail},
+    message::{Message, Part, Role},
+    output::OutputFormat,
     params::GenerateParams,
-    provider::{Capabilities, Capability, ModelInfo, Provider},
+    provider::{ModelInfo, Provider},
     request::Request,
+    tool::{Tool, ToolCall, ToolChoice, ToolResult},
 };

@@ -1,8 +1,10 @@
 //! How an answer is wanted: sampling, length and image size.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, ImageDetail, Result};
 
 /// Parameters of one generation; `None` leaves the choice to the provider, whose defaults are given.
 ///
@@ -41,6 +43,14 @@ pub struct GenerateParams {
     pub min_pixels: Option<u64>,
     /// Most pixels of an image after resizing. Default: the model's own.
     pub max_pixels: Option<u64>,
+    /// How closely a service looks at images; a model on this machine goes by `max_pixels`.
+    pub image_detail: Option<ImageDetail>,
+    /// Added to the logits of tokens, by token id, -100.0..=100.0; for providers with
+    /// [`Capability::LogitBias`](crate::Capability::LogitBias).
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Who asks, as a service should know them (no name or address); of no meaning to a model on this
+    /// machine.
+    pub user: Option<String>,
 }
 
 impl GenerateParams {
@@ -85,6 +95,13 @@ impl GenerateParams {
         if self.max_pixels == Some(0) {
             return Err(invalid("max_pixels must be at least 1, found 0".to_owned()));
         }
+        if let Some((token, bias)) =
+            self.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(*bias))
+        {
+            return Err(invalid(format!(
+                "logit_bias must be within -100..=100, found {bias} for token {token}"
+            )));
+        }
         Ok(())
     }
 
@@ -105,6 +122,12 @@ impl GenerateParams {
             system: self.system.or_else(|| defaults.system.clone()),
             min_pixels: self.min_pixels.or(defaults.min_pixels),
             max_pixels: self.max_pixels.or(defaults.max_pixels),
+            image_detail: self.image_detail.or(defaults.image_detail),
+            logit_bias: match self.logit_bias.is_empty() {
+                true => defaults.logit_bias.clone(),
+                false => self.logit_bias,
+            },
+            user: self.user.or_else(|| defaults.user.clone()),
         }
     }
 }
@@ -134,6 +157,7 @@ mod tests {
             ("max_tokens", GenerateParams { max_tokens: Some(0), ..none.clone() }),
             ("stop", GenerateParams { stop: vec![String::new()], ..none.clone() }),
             ("max_pixels", GenerateParams { max_pixels: Some(0), ..none.clone() }),
+            ("logit_bias", GenerateParams { logit_bias: [(5, f32::NAN)].into(), ..none.clone() }),
             (
                 "min_pixels",
                 GenerateParams { min_pixels: Some(9), max_pixels: Some(8), ..none.clone() },

@@ -1,10 +1,10 @@
 //! The trait that every provider implements, and what it says about its model.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::{EventStream, Request, Response, Result};
+use crate::{Capabilities, EventStream, Request, Response, Result};
 
 /// One model that can be asked; object-safe, so that `Box<dyn Provider>` swaps for any other.
 ///
@@ -40,6 +40,8 @@ pub struct ModelInfo {
     pub model: String,
     /// Most tokens of prompt and answer together, where known.
     pub context_tokens: Option<usize>,
+    /// Most tokens of an answer, where there is a limit besides the context and it is known.
+    pub max_output_tokens: Option<usize>,
     /// What the model can do.
     pub capabilities: Capabilities,
 }
@@ -51,7 +53,13 @@ impl ModelInfo {
         model: impl Into<String>,
         capabilities: Capabilities,
     ) -> Self {
-        Self { provider: provider.into(), model: model.into(), context_tokens: None, capabilities }
+        Self {
+            provider: provider.into(),
+            model: model.into(),
+            context_tokens: None,
+            max_output_tokens: None,
+            capabilities,
+        }
     }
 
     /// Returns this info with the context length.
@@ -60,49 +68,11 @@ impl ModelInfo {
         self.context_tokens = Some(tokens);
         self
     }
-}
 
-/// A thing that not every model can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Capability {
-    /// Text arrives while it is made.
-    Streaming,
-    /// A system prompt is honoured.
-    SystemPrompt,
-    /// One image in a request.
-    Vision,
-    /// Several images in a request.
-    MultipleImages,
-    /// The same seed gives the same answer.
-    Seed,
-    /// Tools can be called.
-    ToolUse,
-    /// Answers can be held to a JSON schema.
-    StructuredOutput,
-}
-
-/// The set of [`Capability`] of a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(transparent)]
-pub struct Capabilities(BTreeSet<Capability>);
-
-impl Capabilities {
-    /// Returns whether `capability` is in the set.
+    /// Returns this info with the most tokens that an answer can have.
     #[must_use]
-    pub fn has(&self, capability: Capability) -> bool {
-        self.0.contains(&capability)
-    }
-
-    /// Iterates over the set in a fixed order.
-    pub fn iter(&self) -> impl Iterator<Item = Capability> + '_ {
-        self.0.iter().copied()
-    }
-}
-
-impl FromIterator<Capability> for Capabilities {
-    fn from_iter<I: IntoIterator<Item = Capability>>(iter: I) -> Self {
-        Self(iter.into_iter().collect())
+    pub fn with_max_output_tokens(mut self, tokens: usize) -> Self {
+        self.max_output_tokens = Some(tokens);
+        self
     }
 }

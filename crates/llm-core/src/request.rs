@@ -1,22 +1,32 @@
 //! One question to a model.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Capability, Error, ErrorKind, GenerateParams, Image, Message, ModelInfo, Part, Result, Role,
+    Capability, Error, ErrorKind, GenerateParams, Image, Message, ModelInfo, OutputFormat, Part,
+    Result, Role, Tool, ToolChoice, conversation,
 };
 
 /// A conversation and how its next turn is wanted.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// The conversation so far; the last message is answered.
     pub messages: Vec<Message>,
     /// How the answer is wanted.
     pub params: GenerateParams,
+    /// The tools that the model may call.
+    pub tools: Vec<Tool>,
+    /// Which of them it may or must call.
+    pub tool_choice: ToolChoice,
+    /// The form of the text.
+    pub output: OutputFormat,
 }
 
 impl Request {
     /// Returns a request with default parameters.
     pub fn new(messages: impl IntoIterator<Item = Message>) -> Self {
-        Self { messages: messages.into_iter().collect(), params: GenerateParams::default() }
+        Self { messages: messages.into_iter().collect(), ..Self::default() }
     }
 
     /// Returns a request of one text message.
@@ -34,6 +44,20 @@ impl Request {
     #[must_use]
     pub fn with_params(mut self, params: GenerateParams) -> Self {
         self.params = params;
+        self
+    }
+
+    /// Returns this request with tools that the model may call.
+    #[must_use]
+    pub fn with_tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
+        self.tools = tools.into_iter().collect();
+        self
+    }
+
+    /// Returns this request with the form that the text must have.
+    #[must_use]
+    pub fn with_output(mut self, output: OutputFormat) -> Self {
+        self.output = output;
         self
     }
 
@@ -70,26 +94,66 @@ impl Request {
                 return invalid("a system message must be the first message, and the only one");
             }
         }
-        let images = self.messages.iter().flat_map(Message::images).count();
-        let needed = match images {
-            0 => None,
-            1 => Some(Capability::Vision),
-            _ => Some(Capability::MultipleImages),
-        };
-        match needed {
-            Some(c) if !info.capabilities.has(c) => Err(Error::new(
+        conversation::check(&self.messages)?;
+        self.check_tools()?;
+        self.output.validate()?;
+        match self.needs().into_iter().find(|(capability, _)| !info.capabilities.has(*capability)) {
+            Some((capability, what)) => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("{} cannot take {images} image(s): it lacks {c:?}", info.model),
+                format!("{} cannot take {what}: it lacks {capability}", info.model),
             )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_tools(&self) -> Result<()> {
+        let invalid = |what: String| Err(Error::new(ErrorKind::InvalidRequest, what));
+        for (i, tool) in self.tools.iter().enumerate() {
+            tool.validate()?;
+            if self.tools[..i].iter().any(|other| other.name == tool.name) {
+                return invalid(format!("two tools have the name `{}`", tool.name));
+            }
+        }
+        match &self.tool_choice {
+            ToolChoice::Required if self.tools.is_empty() => {
+                invalid("tool_choice is required, and there are no tools".to_owned())
+            }
+            ToolChoice::Named(name) if !self.tools.iter().any(|tool| tool.name == *name) => {
+                invalid(format!("tool_choice names `{name}`, which is none of the tools"))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Returns what the model must be able to do, and because of what.
+    fn needs(&self) -> Vec<(Capability, String)> {
+        let images = || self.messages.iter().flat_map(Message::images);
+        let count = images().count();
+        let uses_tools = !self.tools.is_empty()
+            || self.messages.iter().any(|m| m.role == Role::Tool || m.tool_calls().count() > 0);
+        let needs = [
+            (count > 0, Capability::Vision, format!("{count} image(s)")),
+            (count > 1, Capability::MultipleImages, format!("{count} image(s)")),
+            (
+                images().any(|image| matches!(image, Image::Url(_))),
+                Capability::ImageUrls,
+                "the address of an image, only its bytes or its path".to_owned(),
+            ),
+            (uses_tools, Capability::ToolUse, "tools".to_owned()),
+            (!self.params.logit_bias.is_empty(), Capability::LogitBias, "logit_bias".to_owned()),
+        ];
+        let needs = needs.into_iter().filter(|need| need.0).map(|(_, c, what)| (c, what));
+        let output = self.output.capability().map(|c| (c, "a form of the answer".to_owned()));
+        needs.chain(output).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::Capabilities;
+    use crate::{Capabilities, ToolCall, ToolResult};
 
     fn info(capabilities: &[Capability]) -> ModelInfo {
         ModelInfo::new("test", "m", Capabilities::from_iter(capabilities.iter().copied()))
@@ -100,7 +164,7 @@ mod tests {
         let two = Request::images([Image::encoded(vec![1]), Image::encoded(vec![2])], "compare");
         let error = two.validate(&info(&[Capability::Vision])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(error.to_string(), "m cannot take 2 image(s): it lacks MultipleImages");
+        assert_eq!(error.to_string(), "m cannot take 2 image(s): it lacks multiple_images");
         assert!(two.validate(&info(&[Capability::Vision, Capability::MultipleImages])).is_ok());
     }
 
@@ -121,5 +185,56 @@ mod tests {
         let mut both = Request::new([Message::system("x"), user()]);
         both.params.system = Some("y".into());
         assert!(both.validate(&info(&[])).unwrap_err().to_string().contains("use one"));
+    }
+
+    #[test]
+    fn tools_and_forms_need_a_model_that_has_them() {
+        let tool = |name: &str| Tool::new(name, "", json!({"type": "object"}));
+        let tools = Request::text("x").with_tools([tool("f")]);
+        let schema = OutputFormat::json_schema("s", json!({}));
+        let url = Image::url("https://example.org/a.png").unwrap();
+        let calls = Message::new(Role::Assistant, [ToolCall::new("1", "f", json!({})).into()]);
+        let history = Request::new([
+            Message::user(["x".into()]),
+            calls,
+            Message::tool([ToolResult::new("1", "")]),
+        ]);
+        let mut biased = Request::text("x");
+        biased.params.logit_bias = [(1, 2.0)].into();
+        for (request, lacks) in [
+            (tools.clone(), Capability::ToolUse),
+            (history, Capability::ToolUse),
+            (Request::text("x").with_output(OutputFormat::Json), Capability::JsonMode),
+            (Request::text("x").with_output(schema), Capability::StructuredOutput),
+            (Request::images([url], "x"), Capability::ImageUrls),
+            (biased, Capability::LogitBias),
+        ] {
+            let error = request.validate(&info(&[Capability::Vision])).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().ends_with(&format!("it lacks {lacks}")), "{error}");
+            assert!(request.validate(&info(&[Capability::Vision, lacks])).is_ok());
+        }
+        let info = info(&[Capability::ToolUse]);
+        let choose = |choice: &str, request: Request| Request {
+            tool_choice: choice.parse().unwrap(),
+            ..request
+        };
+        for (says, request) in [
+            ("two tools have the name `f`", Request::text("x").with_tools([tool("f"), tool("f")])),
+            ("there are no tools", choose("required", Request::text("x"))),
+            ("names `g`, which is none", choose("g", tools)),
+        ] {
+            let error = request.validate(&info).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_same_after_json() {
+        let request = Request::text("x")
+            .with_tools([Tool::new("f", "does", json!({"type": "object"}))])
+            .with_output(OutputFormat::json_schema("s", json!({"type": "string"})));
+        let json = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), request);
     }
 }

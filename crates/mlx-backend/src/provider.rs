@@ -336,10 +336,18 @@ impl Stream for Events {
 }
 
 fn capabilities(vision: Option<[Capability; 2]>) -> Capabilities {
-    [Capability::Streaming, Capability::SystemPrompt, Capability::Seed]
-        .into_iter()
-        .chain(vision.into_iter().flatten())
-        .collect()
+    [
+        Capability::Streaming,
+        Capability::Async,
+        Capability::SystemPrompt,
+        Capability::MultiTurn,
+        Capability::MaxTokens,
+        Capability::ParallelInference,
+        Capability::Seed,
+    ]
+    .into_iter()
+    .chain(vision.into_iter().flatten())
+    .collect()
 }
 
 /// Reads the image processor of a checkpoint, if it has one.

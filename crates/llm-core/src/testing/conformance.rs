@@ -4,9 +4,11 @@ use std::{sync::Arc, thread};
 
 use futures_executor::block_on;
 
+use serde_json::{Value, json};
+
 use crate::{
-    Capability, ErrorKind, Event, FinishReason, GenerateParams, Image, Message, Provider, Request,
-    Response,
+    Capability, ErrorKind, Event, FinishReason, GenerateParams, Image, Message, OutputFormat,
+    Provider, Request, Response, Tool, ToolChoice, ToolResult,
 };
 
 /// What the suite asks.
@@ -37,6 +39,8 @@ pub fn check(provider: Arc<dyn Provider>, with: &Conformance) {
     suite.answers_two_at_once(&plain);
     suite.repeats_a_seed();
     suite.reads_images();
+    suite.holds_to_json();
+    suite.calls_tools();
 }
 
 struct Suite<'a> {
@@ -101,6 +105,7 @@ impl Suite<'_> {
                     );
                 }
                 Event::Notice(_) => {}
+                Event::ToolCall(call) => panic!("a call, but there are no tools: {call:?}"),
                 Event::Progress(p) => {
                     assert!(p.done <= p.total, "progress beyond its total: {p:?}")
                 }
@@ -145,6 +150,9 @@ impl Suite<'_> {
         request.params.system = Some("a".into());
         request.messages.insert(0, Message::system("b"));
         self.refuses("two system prompts", request, &[ErrorKind::InvalidRequest]);
+        let mut request = self.request();
+        request.messages.push(Message::tool([ToolResult::new("1", "x")]));
+        self.refuses("a result of no call", request, &[ErrorKind::InvalidRequest]);
     }
 
     fn survives_cancellation(&self, plain: &Response) {
@@ -200,6 +208,62 @@ impl Suite<'_> {
         self.refuses("a broken image", broken, &[ErrorKind::Image]);
         let missing = with_image(Image::Path("no-such-folder/no-such-image.png".into()));
         self.refuses("a missing image", missing, &[ErrorKind::Image, ErrorKind::Io]);
+    }
+
+    fn holds_to_json(&self) {
+        let schema = json!({
+            "type": "object",
+            "properties": {"colour": {"type": "string", "enum": ["red", "blue"]}},
+            "required": ["colour"],
+            "additionalProperties": false,
+        });
+        for output in [OutputFormat::Json, OutputFormat::json_schema("answer", schema)] {
+            let mut request = self.request().with_output(output.clone());
+            request.messages = Request::text("Answer in JSON: is fire red or blue?").messages;
+            if output.capability().is_some_and(|capability| !self.has(capability)) {
+                self.refuses("a form of the answer", request, &[ErrorKind::Unsupported]);
+                continue;
+            }
+            let answer = self.answer(request);
+            if answer.completion.reason == FinishReason::Length && output == OutputFormat::Json {
+                // Only a schema bounds how long a value may be.
+                continue;
+            }
+            let value: Value = serde_json::from_str(&answer.text)
+                .unwrap_or_else(|e| panic!("{output:?}: {e}: {:?}", answer.text));
+            if let OutputFormat::JsonSchema { .. } = output {
+                let allowed = [json!({"colour": "red"}), json!({"colour": "blue"})];
+                assert!(allowed.contains(&value), "the schema does not allow {value}");
+            }
+        }
+    }
+
+    fn calls_tools(&self) {
+        let schema = json!({
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+            "additionalProperties": false,
+        });
+        let tool = Tool::new("get_weather", "Tells the weather in a city.", schema);
+        let mut request = self.request().with_tools([tool]);
+        request.messages = Request::text("How is the weather in Rome?").messages;
+        request.tool_choice = ToolChoice::Named("get_weather".into());
+        if !self.has(Capability::ToolUse) {
+            return self.refuses("tools", request, &[ErrorKind::Unsupported]);
+        }
+        let answer = self.answer(request.clone());
+        assert!(!answer.tool_calls.is_empty(), "the tool must be called, found {answer:?}");
+        assert_eq!(answer.completion.reason, FinishReason::ToolCalls);
+        for call in &answer.tool_calls {
+            assert_eq!(call.name, "get_weather");
+            assert!(call.arguments.is_object(), "arguments must be an object: {call:?}");
+        }
+        let results = answer.tool_calls.iter().map(|call| ToolResult::new(&call.id, "sunny"));
+        request.messages.extend([answer.to_message(), Message::tool(results)]);
+        request.tool_choice = ToolChoice::None;
+        let answer = self.answer(request);
+        assert!(answer.tool_calls.is_empty(), "no tool may be called, found {answer:?}");
     }
 }
 

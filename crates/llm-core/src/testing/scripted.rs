@@ -15,7 +15,7 @@ use futures_core::Stream;
 
 use crate::{
     Capabilities, Capability, Completion, Error, ErrorKind, Event, EventStream, FinishReason,
-    GenerateParams, Image, Message, ModelInfo, Provider, Request, Result, Usage,
+    GenerateParams, Image, Message, ModelInfo, Provider, Request, Result, ToolCall, Usage,
 };
 
 /// One answer of a [`ScriptedProvider`].
@@ -23,6 +23,8 @@ use crate::{
 pub struct Script {
     /// The pieces of text, one token each.
     pub pieces: Vec<String>,
+    /// The tools that are called after the text; they count as one token each.
+    pub tool_calls: Vec<ToolCall>,
     /// Ends the answer with an error of this kind and message after the pieces.
     pub error: Option<(ErrorKind, String)>,
 }
@@ -31,7 +33,15 @@ impl Script {
     /// Returns the script of an answer: a piece for each word, white space kept.
     #[must_use]
     pub fn text(text: &str) -> Self {
-        Self { pieces: text.split_inclusive(' ').map(str::to_owned).collect(), error: None }
+        let pieces = text.split_inclusive(' ').map(str::to_owned).collect();
+        Self { pieces, ..Self::default() }
+    }
+
+    /// Returns this script with calls of tools after its text.
+    #[must_use]
+    pub fn calls(mut self, calls: impl IntoIterator<Item = ToolCall>) -> Self {
+        self.tool_calls = calls.into_iter().collect();
+        self
     }
 
     /// Returns this script with an error at its end.
@@ -70,6 +80,13 @@ impl ScriptedProvider {
             requests: Mutex::default(),
             cancelled: Arc::default(),
         }
+    }
+
+    /// Returns this provider with more capabilities; the scripts must live up to them.
+    #[must_use]
+    pub fn with_capabilities(mut self, more: impl IntoIterator<Item = Capability>) -> Self {
+        self.info.capabilities.extend(more);
+        self
     }
 
     /// Returns every request that was accepted, in order.
@@ -146,8 +163,14 @@ impl Play {
                 break;
             }
         }
-        let reason =
-            if cut && stop_at.is_none() { FinishReason::Length } else { FinishReason::Stop };
+        let calls = if cut || stop_at.is_some() { Vec::new() } else { script.tool_calls };
+        let reason = match (cut && stop_at.is_none(), calls.is_empty()) {
+            (true, _) => FinishReason::Length,
+            (false, true) => FinishReason::Stop,
+            (false, false) => FinishReason::ToolCalls,
+        };
+        tokens += calls.len();
+        events.extend(calls.into_iter().map(|call| Ok(Event::ToolCall(call))));
         let end = match script.error {
             Some((kind, message)) if stop_at.is_none() && !cut => Err(Error::new(kind, message)),
             // The end token counts where the model ended by itself.
@@ -198,6 +221,15 @@ mod tests {
         let error = block_on(stream.next()).unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(block_on(stream.next()).is_none());
+    }
+
+    #[test]
+    fn calls_follow_the_text() {
+        let call = ToolCall::new("1", "f", serde_json::json!({"a": 1}));
+        let provider = ScriptedProvider::new([Script::text("one two").calls([call.clone()])]);
+        let answer = block_on(provider.generate(Request::text("x"))).unwrap();
+        assert_eq!((answer.text.as_str(), &answer.tool_calls[..]), ("one two", &[call][..]));
+        assert_eq!(answer.completion.reason, FinishReason::ToolCalls);
     }
 
     #[test]

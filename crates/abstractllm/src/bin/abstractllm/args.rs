@@ -242,6 +242,7 @@ impl AnswerArgs {
             system: of.system.clone(),
             min_pixels: self.budget.min_pixels,
             max_pixels: self.budget.max_pixels,
+            ..GenerateParams::default()
         }
     }
 }
@@ -396,6 +397,7 @@ mod tests {
             system: Some("s".into()),
             min_pixels: Some(10),
             max_pixels: Some(20),
+            ..GenerateParams::default()
         };
         assert_eq!(found.params(), expected);
     }
