@@ -26,6 +26,8 @@ mod matvec;
 mod memory;
 mod models;
 mod nn;
+#[cfg(test)]
+mod parity;
 mod prompt;
 mod provider;
 mod quantize;
