@@ -1,5 +1,6 @@
 //! A checkpoint of true width against what mlx-vlm computed on it, `benches/generate/parity.py`:
 //! `CHECKPOINT=FOLDER FIXTURE=FILE cargo test --release -p mlx-backend --lib parity -- --ignored --nocapture`
+#![allow(clippy::print_stderr, reason = "the norms are for a person to read")]
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
