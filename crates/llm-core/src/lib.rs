@@ -47,6 +47,7 @@ mod output;
 mod params;
 mod provider;
 mod request;
+mod stop;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tool;
@@ -65,5 +66,6 @@ pub use crate::{
     params::GenerateParams,
     provider::{ModelInfo, Provider},
     request::Request,
+    stop::{Matched, StopMatcher},
     tool::{Tool, ToolCall, ToolChoice, ToolResult},
 };

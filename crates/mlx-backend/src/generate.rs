@@ -11,7 +11,8 @@ use std::{
 };
 
 use llm_core::{
-    Completion, Event, FinishReason, GenerateParams, Progress, Result as CoreResult, Stage, Usage,
+    Completion, Event, FinishReason, GenerateParams, Progress, Result as CoreResult, Stage,
+    StopMatcher, Usage,
 };
 use mlx_rs::{
     Array,
@@ -31,7 +32,6 @@ use crate::{
     prompt::Prompt,
     rope::{Positions, Rotation},
     sampler::Sampler,
-    stop::StopMatcher,
     text_stream::TextStream,
     tokenizer::Tokenizer,
 };

@@ -33,7 +33,6 @@ mod provider;
 mod quantize;
 mod rope;
 mod sampler;
-mod stop;
 mod text_stream;
 mod tokenizer;
 mod weights;

@@ -4,9 +4,16 @@
 //! what was said equal the start of the stop text. The largest state is exactly what must be held
 //! back, and a full one is a match, wherever the pieces of text were cut.
 
-/// Finds stop texts in an answer that comes in pieces.
+/// Finds stop texts in an answer that comes in pieces; for providers.
+///
+/// ```
+/// let mut stop = llm_core::StopMatcher::new(vec!["END".to_owned()]);
+/// assert_eq!(stop.push("one E").text, "one ");
+/// let matched = stop.push("ND two");
+/// assert!(matched.stopped && matched.text.is_empty());
+/// ```
 #[derive(Debug)]
-pub(crate) struct StopMatcher {
+pub struct StopMatcher {
     patterns: Vec<Pattern>,
     /// The end of what was said, which may still become a stop text.
     held: String,
@@ -15,16 +22,18 @@ pub(crate) struct StopMatcher {
 
 /// What can be shown after a piece of text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Matched {
+#[non_exhaustive]
+pub struct Matched {
     /// Text that is not part of a stop text.
-    pub(crate) text: String,
+    pub text: String,
     /// Whether a stop text was found; nothing is to follow.
-    pub(crate) stopped: bool,
+    pub stopped: bool,
 }
 
 impl StopMatcher {
     /// Returns a matcher for `stops`; empty ones are ignored.
-    pub(crate) fn new(stops: Vec<String>) -> Self {
+    #[must_use]
+    pub fn new(stops: Vec<String>) -> Self {
         let patterns = stops.into_iter().filter(|s| !s.is_empty()).map(Pattern::new).collect();
         Self { patterns, held: String::new(), stopped: false }
     }
@@ -34,7 +43,7 @@ impl StopMatcher {
     /// The answer ends with the first stop text that is complete; of two that are complete at the
     /// same place, the longer one counts. So the result does not depend on where the pieces were
     /// cut, and never waits for text that generation would have to make first.
-    pub(crate) fn push(&mut self, text: &str) -> Matched {
+    pub fn push(&mut self, text: &str) -> Matched {
         if self.stopped {
             return Matched { text: String::new(), stopped: true };
         }
@@ -55,7 +64,7 @@ impl StopMatcher {
     }
 
     /// Ends the answer, and returns what was held back: it did not become a stop text.
-    pub(crate) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         self.patterns.iter_mut().for_each(|p| p.matched = 0);
         std::mem::take(&mut self.held)
     }
