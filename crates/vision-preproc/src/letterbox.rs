@@ -5,15 +5,16 @@
 //! trained on. Background and picture go through the same arithmetic, so a black border is what a black pixel is.
 
 use crate::canvas::{Canvas, ChannelOrder};
-use crate::decode::rows::{Reason, RowSource, Rows, Whole, collect};
+use crate::decode::rows::{Reason, RowSource, Whole, collect, with_rows};
 use crate::decode::{Orientation, orient};
 use crate::geometry::{Placement, letterbox};
 use crate::kernels::{Element, Store};
+use crate::mode::Reduction;
 use crate::normalize::Table;
 use crate::resize::Passes;
 use crate::{
-    Error, Filter, Input, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace, probe,
-    resize,
+    Error, Filter, Input, Limits, Mode, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace,
+    probe, resize,
 };
 
 /// Rows that are taken from the resize at a time.
@@ -42,6 +43,8 @@ pub struct LetterboxOptions {
     pub channels: ChannelOrder,
     /// What an image file may ask for.
     pub limits: Limits,
+    /// Whether JPEG files may be decoded at a reduced size.
+    pub mode: Mode,
 }
 
 impl Default for LetterboxOptions {
@@ -57,6 +60,7 @@ impl Default for LetterboxOptions {
             std: [1.0; 3],
             channels: ChannelOrder::default(),
             limits: Limits::default(),
+            mode: Mode::default(),
         }
     }
 }
@@ -156,7 +160,7 @@ impl Letterbox {
     }
 
     /// Decodes an image file and puts it on the canvas, without holding the whole of it where its format allows;
-    /// equal to [`decode`](crate::decode()) and [`Letterbox::process`].
+    /// equal to [`decode`](crate::decode()) and [`Letterbox::process`], unless the mode is [`Mode::Fast`].
     ///
     /// # Errors
     /// As for [`decode`](crate::decode()), with the limits of the options.
@@ -195,33 +199,38 @@ impl Letterbox {
             Input::Encoded(bytes) => bytes,
             Input::Rgb(image) => {
                 let mut rows = Whole::new(image.size(), image.pixels());
-                let placed =
-                    self.run(&mut rows, Orientation::Upright, image.size(), workspace, out);
+                let (upright, whole) = (Orientation::Upright, Reduction::Whole);
+                let placed = self.run(&mut rows, upright, image.size(), whole, workspace, out);
                 return Ok(placed.expect("pixels have no error"));
             }
         };
         self.options.limits.check_encoded(bytes.len())?;
         let info = probe(bytes)?;
         self.options.limits.check_size(info.size())?;
-        let failed = |reason| Error::decode(info.format, reason);
-        let mut rows = Rows::open(bytes, info.format, &mut workspace.decode).map_err(failed)?;
-        let placed = self.run(&mut rows, info.orientation, info.size(), workspace, out);
-        rows.keep(&mut workspace.decode);
-        placed.map_err(failed)
+        let (size, orientation) = (info.size(), info.orientation);
+        let wanted = self.options.mode.reduction(info.format, size, self.placement(size).size);
+        let mut decode = std::mem::take(&mut workspace.decode);
+        let placed = with_rows(bytes, info.format, wanted, &mut decode, &mut |rows, has| {
+            self.run(rows, orientation, size, has, workspace, out)
+        });
+        workspace.decode = decode;
+        placed.map_err(|reason| Error::decode(info.format, reason))
     }
 
-    /// Resizes the rows of an image that is of `size` once it is upright, and writes all of `out`.
+    /// Resizes the rows of an image that is of `size` once it is upright and not reduced, and writes all of `out`.
     fn run<T: Element>(
         &self,
         rows: &mut dyn RowSource,
         orientation: Orientation,
         size: Size,
+        reduction: Reduction,
         workspace: &mut Workspace,
         out: &mut [T],
     ) -> Result<Placement, Reason> {
         let placement = self.placement(size);
         let LetterboxOptions { filter, pass_order, .. } = self.options;
-        let passes = Passes::new(size, placement.size, filter, pass_order, orientation);
+        let passes = Passes::new(size, placement.size, filter, pass_order, orientation)
+            .of_reduced(reduction);
         let Workspace { resize, letterbox: buffers, .. } = workspace;
         passes.run(rows, self.canvas.level(), resize, |rows| {
             if orientation == Orientation::Upright {

@@ -6,8 +6,9 @@
 //!
 //! Everything happens in the orientation in which the rows are stored; patches are turned last, one by one.
 
-use crate::decode::rows::{RowSource, Rows, Whole};
+use crate::decode::rows::{RowSource, Whole, with_rows};
 use crate::kernels::{Element, advise_huge_pages};
+use crate::mode::Reduction;
 use crate::patchify::{Frames, Patchify};
 use crate::resize::Passes;
 use crate::steps::Clock;
@@ -48,7 +49,8 @@ impl ImageProcessor {
     }
 
     /// Decodes, resizes, normalises and patchifies an image file, without holding the whole of it where its format
-    /// allows; the result is that of [`decode`](crate::decode()) and [`ImageProcessor::process`], bit for bit.
+    /// allows; the result is that of [`decode`](crate::decode()) and [`ImageProcessor::process`], bit for bit, unless the
+    /// mode is [`Mode::Fast`](crate::Mode::Fast).
     ///
     /// # Errors
     /// As for [`decode`](crate::decode()), with the limits of the processor, and [`ImageProcessor::plan`].
@@ -159,8 +161,8 @@ impl ImageProcessor {
         let Workspace { decode, resize, patchify, measures, times, .. } = workspace;
         *times = None;
         let clock = Clock::start(*measures);
-        let passes =
-            Passes::new(job.size, job.plan.resized, self.filter, self.order, job.orientation);
+        let resized = job.plan.resized;
+        let passes = Passes::new(job.size, resized, self.filter, self.order, job.orientation);
         let to_patches = Patchify {
             level: self.level,
             layout: self.layout,
@@ -170,22 +172,24 @@ impl ImageProcessor {
             orientation: job.orientation,
             frames,
         };
-        let mut process = |rows: &mut dyn RowSource| {
+        let mut process = |rows: &mut dyn RowSource, reduction| {
             clock.opened();
-            passes.run(&mut clock.decoding(rows), self.level, resize, |rows| {
-                to_patches.fill(&mut clock.resizing(rows), patchify, out)
-            })
+            passes.of_reduced(reduction).run(
+                &mut clock.decoding(rows),
+                self.level,
+                resize,
+                |rows| to_patches.fill(&mut clock.resizing(rows), patchify, out),
+            )
         };
         match job.source {
             Source::Encoded(bytes, format) => {
-                let mut rows = Rows::open(bytes, format, decode)
+                let wanted = self.mode.reduction(format, job.size, resized);
+                with_rows(bytes, format, wanted, decode, &mut |rows, has| process(rows, has))
                     .map_err(|reason| Error::decode(format, reason))?;
-                let done = process(&mut rows);
-                rows.keep(decode);
-                done.map_err(|reason| Error::decode(format, reason))?;
             }
             Source::Rgb(view) => {
-                process(&mut Whole::new(view.size(), view.pixels())).expect("pixels have no error");
+                let mut rows = Whole::new(view.size(), view.pixels());
+                process(&mut rows, Reduction::Whole).expect("pixels have no error");
             }
         }
         *times = clock.stop();

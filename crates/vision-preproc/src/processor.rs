@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::keys::{self, flag, number_in};
 use crate::normalize::Table;
 use crate::patchify::Layout;
-use crate::{Error, Filter, Grid, Level, Limits, PassOrder, Rescale, Size, smart_resize};
+use crate::{Error, Filter, Grid, Level, Limits, Mode, PassOrder, Rescale, Size, smart_resize};
 
 /// The processor types that share the Qwen2-VL geometry and patch order.
 const KNOWN_TYPES: [&str; 4] = [
@@ -32,6 +32,7 @@ pub struct ImageProcessor {
     /// The channels of a merged block of `layout`.
     pub(crate) channels: Vec<u8>,
     pub(crate) level: Level,
+    pub(crate) mode: Mode,
 }
 
 /// Overrides of the configured pixel bounds for one call; `None` keeps the configured one.
@@ -125,6 +126,13 @@ impl ImageProcessor {
     #[must_use]
     pub fn with_level(mut self, level: Level) -> Self {
         self.level = level;
+        self
+    }
+
+    /// Replaces the mode, which is [`Mode::Exact`].
+    #[must_use]
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
         self
     }
 
@@ -227,6 +235,7 @@ impl ImageProcessor {
             mean,
             std,
             limits: Limits::default(),
+            mode: Mode::default(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::mode::Reduction;
 use crate::{Error, Limits, RgbImage, Size};
 
 mod bmp;
@@ -109,7 +110,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Error> {
     limits.check_encoded(bytes.len())?;
     let info = probe(bytes)?;
     limits.check_size(info.size())?;
-    let image = rows::Rows::open(bytes, info.format, &mut rows::Scratch::default())
+    let mut scratch = rows::Scratch::default();
+    let image = rows::Rows::open(bytes, info.format, Reduction::Whole, &mut scratch)
         .and_then(rows::Rows::into_image);
     let image = image.map_err(|reason| Error::decode(info.format, reason))?;
     Ok(orient::upright(image, info.orientation))

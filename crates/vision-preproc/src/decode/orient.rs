@@ -7,7 +7,7 @@ use crate::{RgbImage, RgbView};
 const BLOCK: usize = 32;
 
 /// Turns `image`, stored as `orientation` says, upright. Equal to `PIL.ImageOps.exif_transpose`.
-pub(super) fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
+pub(crate) fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
     if orientation == Orientation::Upright {
         return image;
     }

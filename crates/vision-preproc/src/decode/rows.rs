@@ -3,6 +3,7 @@
 pub(crate) use super::Reason;
 use super::{Format, bmp, gif, jpeg, png, webp};
 use crate::kernels::advise_huge_pages;
+use crate::mode::Reduction;
 use crate::{RgbImage, Size};
 
 /// A decoder that hands out RGB rows from top to bottom, in the stored orientation.
@@ -26,21 +27,23 @@ pub(crate) struct Scratch {
 
 /// The rows of an image of any format.
 pub(crate) enum Rows<'a> {
-    Jpeg(jpeg::Rows<'a>),
+    Jpeg(Box<jpeg::Rows<'a>>),
     Whole(Whole<Vec<u8>>),
 }
 
 impl<'a> Rows<'a> {
-    /// Opens `bytes`, which are of `format`. What is not decoded row by row is decoded here.
+    /// Opens `bytes`, which are of `format`, to be decoded at a size of `reduction` where that is possible. What is not
+    /// decoded row by row is decoded here.
     pub(crate) fn open(
         bytes: &'a [u8],
         format: Format,
+        reduction: Reduction,
         scratch: &mut Scratch,
     ) -> Result<Self, Reason> {
         let whole = match format {
             Format::Jpeg => {
                 let scratch = scratch.jpeg.take().unwrap_or_default();
-                return Ok(Self::Jpeg(jpeg::Rows::open(bytes, scratch)?));
+                return Ok(Self::Jpeg(Box::new(jpeg::Rows::open(bytes, reduction, scratch)?)));
             }
             Format::Png => png::decode(bytes)?,
             Format::WebP => webp::decode(bytes)?,
@@ -48,6 +51,14 @@ impl<'a> Rows<'a> {
             Format::Bmp => bmp::decode(bytes)?,
         };
         Ok(Self::Whole(Whole::new(whole.size(), whole.into_pixels())))
+    }
+
+    /// At what size the rows are.
+    fn reduction(&self) -> Reduction {
+        match self {
+            Self::Jpeg(rows) => rows.reduction(),
+            Self::Whole(_) => Reduction::Whole,
+        }
     }
 
     /// Gives the memory of the decoder back.
@@ -60,7 +71,7 @@ impl<'a> Rows<'a> {
     /// All rows as one image.
     pub(crate) fn into_image(self) -> Result<RgbImage, Reason> {
         match self {
-            Self::Jpeg(mut rows) => collect(&mut rows),
+            Self::Jpeg(mut rows) => collect(&mut *rows),
             Self::Whole(Whole { size, pixels, .. }) => {
                 Ok(RgbImage::new(size.width, size.height, pixels)?)
             }
@@ -82,6 +93,23 @@ impl RowSource for Rows<'_> {
             Self::Whole(whole) => whole.read(out),
         }
     }
+}
+
+/// Opens `bytes`, which are of `format`, and lets `work` have the rows, with the reduction that they have: `wanted` or
+/// none. If it comes out on the way that the file cannot be reduced, `work` starts again with the rows of the whole.
+pub(crate) fn with_rows<T>(
+    bytes: &[u8],
+    format: Format,
+    wanted: Reduction,
+    scratch: &mut Scratch,
+    work: &mut dyn FnMut(&mut Rows<'_>, Reduction) -> Result<T, Reason>,
+) -> Result<T, Reason> {
+    let mut rows = Rows::open(bytes, format, wanted, scratch)?;
+    let reduction = rows.reduction();
+    let done = work(&mut rows, reduction);
+    let again = done.is_err() && matches!(&rows, Rows::Jpeg(rows) if rows.is_irregular());
+    rows.keep(scratch);
+    if again { with_rows(bytes, format, Reduction::Whole, scratch, work) } else { done }
 }
 
 /// The rows of an image that is in memory as a whole.
@@ -150,11 +178,14 @@ mod tests {
             ("png_palette.png", Format::Png),
         ] {
             let bytes = file(name);
-            let image =
-                Rows::open(&bytes, format, &mut Scratch::default()).unwrap().into_image().unwrap();
+            let image = Rows::open(&bytes, format, Reduction::Whole, &mut Scratch::default())
+                .unwrap()
+                .into_image()
+                .unwrap();
             let stride = image.width() as usize * 3;
             for portion in [1, 7, 1000] {
-                let mut rows = Rows::open(&bytes, format, &mut Scratch::default()).unwrap();
+                let mut rows =
+                    Rows::open(&bytes, format, Reduction::Whole, &mut Scratch::default()).unwrap();
                 assert_eq!(rows.size(), image.size());
                 // The bytes after the last whole row must be left alone.
                 let mut out = vec![0; portion * stride + 2];
@@ -177,8 +208,13 @@ mod tests {
         let path =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/preproc/formats/jpeg_0.jpg");
         let bytes = std::fs::read(path).unwrap();
-        let mut rows =
-            Rows::open(&bytes[..bytes.len() / 2], Format::Jpeg, &mut Scratch::default()).unwrap();
+        let mut rows = Rows::open(
+            &bytes[..bytes.len() / 2],
+            Format::Jpeg,
+            Reduction::Whole,
+            &mut Scratch::default(),
+        )
+        .unwrap();
         let mut out = vec![0; rows.size().rgb_bytes()];
         let reason = loop {
             match rows.read(&mut out) {

@@ -7,7 +7,7 @@ use super::fit::Fit;
 use crate::canvas::{Canvas, ChannelOrder};
 use crate::keys::{CLIP, factor, filter, flag, mean_and_std, number_in};
 use crate::normalize::Table;
-use crate::{Error, Limits, PassOrder, Rescale, Size};
+use crate::{Error, Limits, Mode, PassOrder, Rescale, Size};
 
 /// As transformers writes it down.
 const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -74,6 +74,7 @@ pub(super) fn parse(text: &str) -> Result<FrameProcessor, Error> {
         mean,
         std,
         limits: Limits::default(),
+        mode: Mode::default(),
     })
 }
 

@@ -16,9 +16,15 @@ mod fit;
 use fit::Fit;
 
 use crate::canvas::{Canvas, ChannelOrder};
-use crate::kernels::Store;
+use crate::decode::orient;
+use crate::decode::rows::{collect, with_rows};
+use crate::kernels::{Level, Store};
 use crate::normalize::Table;
-use crate::{Error, Filter, Limits, PassOrder, Rescale, RgbImage, RgbView, Size, resize};
+use crate::resize::Passes;
+use crate::{
+    Error, Filter, Limits, Mode, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace, decode,
+    probe, resize,
+};
 
 /// The preprocessing of a model that takes frames of one size, parsed once from its configuration.
 #[derive(Clone, Debug)]
@@ -31,6 +37,7 @@ pub struct FrameProcessor {
     mean: [f32; 3],
     std: [f32; 3],
     limits: Limits,
+    mode: Mode,
 }
 
 /// The input of a vision tower: `values` is `[count, 3, size.height, size.width]`, normalised.
@@ -84,6 +91,13 @@ impl FrameProcessor {
         self
     }
 
+    /// Replaces the mode, which is [`Mode::Exact`]; a processor that pads to a square is exact in both.
+    #[must_use]
+    pub fn with_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// Width and height of every frame.
     pub fn frame_size(&self) -> Size {
         self.canvas.size()
@@ -106,7 +120,54 @@ impl FrameProcessor {
     /// # Errors
     /// As for [`FrameProcessor::tiles`], and [`Error::Limit`] if a step on the way has more pixels than allowed.
     pub fn process(&self, image: RgbView<'_>) -> Result<Frames, Error> {
-        let (rows, columns) = self.tiles(image.size())?;
+        self.frames(
+            image.size(),
+            |_, target| self.resize(image, target),
+            |square, color| Ok(fit::padded(image, square, color)),
+        )
+    }
+
+    /// Decodes an image file and makes frames of it; without holding the whole of it, where its format and the padding of
+    /// the processor allow. The result is that of [`decode`](crate::decode()) and [`FrameProcessor::process`], unless the
+    /// mode is [`Mode::Fast`].
+    ///
+    /// # Errors
+    /// As for [`decode`](crate::decode()), with the limits of the processor, and [`FrameProcessor::process`].
+    pub fn process_bytes(
+        &self,
+        encoded: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<Frames, Error> {
+        self.limits.check_encoded(encoded.len())?;
+        let info = probe(encoded)?;
+        let resized = |size, target| {
+            self.check(target)?;
+            let wanted = self.mode.reduction(info.format, size, target);
+            let passes = Passes::new(size, target, self.filter, self.order, info.orientation);
+            let Workspace { decode, resize, .. } = workspace;
+            let image = with_rows(encoded, info.format, wanted, decode, &mut |rows, has| {
+                passes.of_reduced(has).run(rows, Level::detect(), resize, |rows| collect(rows))
+            });
+            let image = image.map_err(|reason| Error::decode(info.format, reason))?;
+            Ok(orient::upright(image, info.orientation))
+        };
+        // The border is made of whole pixels, so the image must be, too.
+        let padded = |square, color| {
+            let image = decode(encoded, &self.limits)?;
+            Ok(fit::padded(image.as_view(), square, color))
+        };
+        self.frames(info.size(), resized, padded)
+    }
+
+    /// Makes frames of an image of `size` that is only seen through `resized`, which scales it from `size`, and `padded`,
+    /// which puts it in the middle of a square of a colour.
+    fn frames(
+        &self,
+        size: Size,
+        resized: impl FnOnce(Size, Size) -> Result<RgbImage, Error>,
+        padded: impl FnOnce(Size, [u8; 3]) -> Result<RgbImage, Error>,
+    ) -> Result<Frames, Error> {
+        let (rows, columns) = self.tiles(size)?;
         let (frame, frame_len) = (self.frame_size(), self.canvas.value_count());
         let count = rows * columns + 1;
         let mut values = vec![0.0; count * frame_len];
@@ -121,20 +182,20 @@ impl FrameProcessor {
             }
         };
         match self.fit {
-            Fit::Stretch => put(&self.resize(image, frame)?, 0, 0),
+            Fit::Stretch => put(&resized(size, frame)?, 0, 0),
             Fit::Crop { shortest_edge } => {
-                let scaled = fit::shortest_edge(image.size(), shortest_edge);
-                let image = self.resize(image, scaled)?;
+                let scaled = fit::shortest_edge(size, shortest_edge);
+                let image = resized(size, scaled)?;
                 let [left, top] = fit::centre(scaled, frame);
                 put(&image, left, top);
             }
             Fit::PadToSquare { color } => {
-                let square = fit::square(image.size());
+                let square = fit::square(size);
                 self.check(square)?;
-                put(&self.resize(fit::padded(image, square, color).as_view(), frame)?, 0, 0);
+                put(&self.resize(padded(square, color)?.as_view(), frame)?, 0, 0);
             }
             Fit::Tiles { longest_edge } => {
-                let image = self.resize(image, fit::longest_edge(image.size(), longest_edge))?;
+                let image = resized(size, fit::longest_edge(size, longest_edge))?;
                 let whole = fit::multiple_of(image.size(), frame.width);
                 let image = self.resize(image.as_view(), whole)?;
                 for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |c| (row, c))) {

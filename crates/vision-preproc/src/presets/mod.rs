@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{Error, FrameProcessor, ImageProcessor};
+use crate::{Error, FrameProcessor, ImageProcessor, Mode};
 
 /// Name and content of each file, in the order of [`PRESETS`].
 const FILES: [(&str, &str); 10] = [
@@ -67,6 +67,15 @@ impl Preprocessor {
             Error::config("preset", format!("expected one of {}, found {name}", PRESETS.join(", ")))
         })?;
         Self::from_json(text)
+    }
+
+    /// Replaces the mode, which is [`Mode::Exact`].
+    #[must_use]
+    pub fn with_mode(self, mode: Mode) -> Self {
+        match self {
+            Self::Patches(processor) => Self::Patches(processor.with_mode(mode)),
+            Self::Frames(processor) => Self::Frames(processor.with_mode(mode)),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::Size;
 use crate::decode::Orientation;
 use crate::decode::rows::{Reason, RowSource};
 use crate::kernels::{Horizontal, Level, Vertical};
+use crate::mode::Reduction;
 
 /// Rows that are read at a time; a JPEG file is decoded 8 or 16 rows at a time.
 const BATCH_ROWS: usize = 16;
@@ -43,7 +44,8 @@ impl Passes {
     ) -> Self {
         let vertical_first = order.vertical_first(from, to) != orientation.swaps_sides();
         let (from, to) = (orientation.apply(from), orientation.apply(to));
-        let axis = |input, output, flipped| AxisKey { input, output, filter, flipped };
+        let axis =
+            |input, output, flipped| AxisKey { input, reduction: 1, output, filter, flipped };
         Self {
             from,
             to,
@@ -51,6 +53,13 @@ impl Passes {
             across: axis(from.width, to.width, orientation.flips_x()),
             down: axis(from.height, to.height, orientation.flips_y()),
         }
+    }
+
+    /// The same for a source that is reduced.
+    pub(crate) fn of_reduced(mut self, reduction: Reduction) -> Self {
+        self.from = reduction.apply(self.from);
+        (self.across.reduction, self.down.reduction) = (reduction.divisor(), reduction.divisor());
+        self
     }
 
     /// Hands the resized rows of `source` to `sink`.

@@ -10,13 +10,22 @@ pub(crate) const PRECISION_BITS: u32 = 22;
 /// What a table of weights is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AxisKey {
-    /// Positions before.
+    /// Positions before, if the image were not reduced.
     pub(crate) input: u32,
+    /// How many of them each position stands for; the last one may stand for less.
+    pub(crate) reduction: u32,
     /// Positions after.
     pub(crate) output: u32,
     pub(crate) filter: Filter,
     /// Whether the axis is stored from its end: position 0 is the last one of the upright image.
     pub(crate) flipped: bool,
+}
+
+impl AxisKey {
+    /// Positions before.
+    fn positions(&self) -> usize {
+        self.input.div_ceil(self.reduction) as usize
+    }
 }
 
 /// The taps of every output position along one axis.
@@ -33,7 +42,8 @@ pub(crate) struct Axis {
 impl Default for Axis {
     /// The axis that maps one position to itself.
     fn default() -> Self {
-        let key = AxisKey { input: 1, output: 1, filter: Filter::Box, flipped: false };
+        let key =
+            AxisKey { input: 1, reduction: 1, output: 1, filter: Filter::Box, flipped: false };
         let mut axis =
             Self { key, starts: Vec::new(), weights: Vec::new(), stride: 0, exact: Vec::new() };
         axis.fill(key);
@@ -53,8 +63,12 @@ impl Axis {
 
     /// `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow, the same operations in the same order.
     fn fill(&mut self, key: AxisKey) {
-        let AxisKey { input, output, filter, flipped } = key;
-        let scale = f64::from(input) / f64::from(output);
+        let AxisKey { output, filter, .. } = key;
+        let positions = key.positions();
+        // A reduced image is not equal to the reference anyway, and may end within a position: it is not mirrored.
+        let flipped = key.flipped && key.reduction == 1;
+        // Dividing by a power of two is exact.
+        let scale = f64::from(key.input) / f64::from(key.reduction) / f64::from(output);
         let filter_scale = scale.max(1.0);
         let support = radius(filter) * filter_scale;
         let inverse = 1.0 / filter_scale;
@@ -67,7 +81,7 @@ impl Axis {
             let center = (f64::from(x) + 0.5) * scale;
             // Casts truncate towards zero and a negative start becomes 0, as in C with the clamp that follows.
             let low = (center - support + 0.5) as usize;
-            let high = ((center + support + 0.5) as usize).min(input as usize);
+            let high = ((center + support + 0.5) as usize).min(positions);
             self.exact.clear();
             self.exact.extend(
                 (0..high - low)
@@ -78,7 +92,7 @@ impl Axis {
                 self.exact.iter().map(|&tap| fixed(if sum == 0.0 { tap } else { tap / sum }));
             if flipped {
                 // Mirrored after everything was rounded, so that the result is the exact mirror image.
-                self.starts.push((input as usize - high, high - low));
+                self.starts.push((positions - high, high - low));
                 self.weights.extend(exact.rev());
             } else {
                 self.starts.push((low, high - low));
@@ -89,7 +103,7 @@ impl Axis {
     }
 
     pub(crate) fn input(&self) -> usize {
-        self.key.input as usize
+        self.key.positions()
     }
 
     pub(crate) fn output(&self) -> usize {

@@ -24,7 +24,6 @@ unsafe extern "C" {
         width: c_uint,
         height: c_uint,
         components: c_uint,
-        eighths: c_uint,
         message: *mut c_char,
     ) -> *mut Opened;
     fn vision_preproc_jpeg_read(
@@ -48,14 +47,14 @@ pub(super) struct Header {
 /// An open file; a progressive one has been decoded to coefficients.
 pub(super) struct Reader<'a> {
     jpeg: NonNull<Opened>,
-    /// Bytes of a row: scaled width times components.
+    /// Bytes of a row.
     stride: usize,
     bytes: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Reader<'a> {
-    /// Opens `bytes`, to be read at `eighths` / 8 of the size in `header`, sides rounded up; 8 is the image itself.
-    pub(super) fn open(bytes: &'a [u8], header: Header, eighths: u32) -> Result<Self, String> {
+    /// Opens `bytes`, whose header says what `header` does.
+    pub(super) fn open(bytes: &'a [u8], header: Header) -> Result<Self, String> {
         let mut message = [0; MESSAGE_BYTES];
         // SAFETY: `bytes` is readable for its length, and stays so as long as the reader is used, by its lifetime; the
         // message is writable for as long as libjpeg may write.
@@ -66,12 +65,11 @@ impl<'a> Reader<'a> {
                 header.width,
                 header.height,
                 header.components,
-                eighths,
                 message.as_mut_ptr(),
             )
         };
         let jpeg = NonNull::new(jpeg).ok_or_else(|| text(message))?;
-        let stride = (header.width * eighths).div_ceil(8) as usize * header.components as usize;
+        let stride = header.width as usize * header.components as usize;
         Ok(Self { jpeg, stride, bytes: PhantomData })
     }
 

@@ -9,6 +9,7 @@ pub(super) use baseline::Scratch;
 
 use super::rows::RowSource;
 use super::{Header, Reason, exif, expand_grey};
+use crate::mode::Reduction;
 use crate::{Level, Size};
 
 /// The parts of a file before its first scan.
@@ -31,6 +32,10 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Reason> {
 pub(crate) struct Rows<'a> {
     bytes: &'a [u8],
     frame: libjpeg::Header,
+    /// At what size the file is decoded, which only the baseline decoder makes smaller.
+    reduction: Reduction,
+    /// Whether only the whole image can be decoded, which came out after rows were handed out.
+    is_irregular: bool,
     decoder: Decoder<'a>,
     /// How many were handed out.
     rows: usize,
@@ -42,15 +47,30 @@ enum Decoder<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn open(bytes: &'a [u8], scratch: Box<Scratch>) -> Result<Self, Reason> {
+    pub(super) fn open(
+        bytes: &'a [u8],
+        reduction: Reduction,
+        scratch: Box<Scratch>,
+    ) -> Result<Self, Reason> {
         let frame = head(bytes)?.frame;
-        let decoder = match baseline::Decoder::open(bytes, Level::detect(), scratch) {
+        let baseline = baseline::Decoder::open(bytes, reduction, Level::detect(), scratch);
+        let (decoder, reduction) = match baseline {
             Ok(decoder) if decoder.size() == (frame.width, frame.height) => {
-                Decoder::Baseline(decoder)
+                (Decoder::Baseline(decoder), reduction)
             }
-            _ => Decoder::Libjpeg(Libjpeg::open(bytes, frame)?),
+            _ => (Decoder::Libjpeg(Libjpeg::open(bytes, frame)?), Reduction::Whole),
         };
-        Ok(Self { bytes, frame, decoder, rows: 0 })
+        Ok(Self { bytes, frame, reduction, is_irregular: false, decoder, rows: 0 })
+    }
+
+    /// At what size the rows are.
+    pub(super) fn reduction(&self) -> Reduction {
+        self.reduction
+    }
+
+    /// Whether an error means that the file has to be opened again to be decoded at its whole size.
+    pub(super) fn is_irregular(&self) -> bool {
+        self.is_irregular
     }
 
     /// Gives the memory back, if it was used to the end.
@@ -64,7 +84,7 @@ impl<'a> Rows<'a> {
 
 impl RowSource for Rows<'_> {
     fn size(&self) -> Size {
-        Size { width: self.frame.width, height: self.frame.height }
+        self.reduction.apply(Size { width: self.frame.width, height: self.frame.height })
     }
 
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Reason> {
@@ -72,8 +92,13 @@ impl RowSource for Rows<'_> {
             Decoder::Libjpeg(libjpeg) => libjpeg.read(out)?,
             Decoder::Baseline(decoder) => match decoder.read(out) {
                 Ok(rows) => rows,
+                // libjpeg has no such rows.
+                Err(irregular) if self.reduction != Reduction::Whole => {
+                    self.is_irregular = true;
+                    return Err(irregular.into());
+                }
                 // What was handed out is what libjpeg makes of it, too; from here on it is for libjpeg to say.
-                Err(baseline::Irregular) => {
+                Err(_) => {
                     let mut libjpeg = Libjpeg::open(self.bytes, self.frame)?;
                     for _ in 0..self.rows {
                         libjpeg.read(&mut out[..self.frame.width as usize * 3])?;
@@ -99,7 +124,7 @@ struct Libjpeg<'a> {
 
 impl<'a> Libjpeg<'a> {
     fn open(bytes: &'a [u8], frame: libjpeg::Header) -> Result<Self, Reason> {
-        let reader = libjpeg::Reader::open(bytes, frame, 8)?;
+        let reader = libjpeg::Reader::open(bytes, frame)?;
         let samples = if frame.components == 3 { 0 } else { frame.width * frame.components };
         Ok(Self { reader, width: frame.width as usize, samples: vec![0; samples as usize] })
     }

@@ -64,8 +64,7 @@ void vision_preproc_jpeg_close(struct vision_preproc_jpeg *jpeg) {
 }
 
 static int begin(struct vision_preproc_jpeg *jpeg, const unsigned char *bytes, size_t len,
-                 unsigned int width, unsigned int height, unsigned int components,
-                 unsigned int eighths) {
+                 unsigned int width, unsigned int height, unsigned int components) {
   struct jpeg_decompress_struct *info = &jpeg->info;
   if (setjmp(jpeg->failure.back))
     return -1;
@@ -90,21 +89,17 @@ static int begin(struct vision_preproc_jpeg *jpeg, const unsigned char *bytes, s
     case 4: info->out_color_space = JCS_CMYK; break;
     default: refuse(info, "the number of components is not 1, 3 or 4");
   }
-  info->scale_num = eighths;
-  info->scale_denom = 8;
   jpeg_start_decompress(info);
-  if (info->output_width != (width * eighths + 7) / 8 ||
-      info->output_height != (height * eighths + 7) / 8)
-    refuse(info, "the scaled size is not the expected one");
+  if (info->output_width != width || info->output_height != height)
+    refuse(info, "the decoded size is not that of the header");
   return 0;
 }
 
-/* Opens `bytes`, which must stay until the close, to be read at `eighths` / 8 of `width` by `height`, with 1 (grey),
- * 3 (RGB) or 4 (CMYK) components. On failure it returns NULL and `message` (JMSG_LENGTH_MAX = 200 bytes) says why. */
+/* Opens `bytes`, which must stay until the close, and have `width` by `height` pixels of 1 (grey), 3 (RGB) or 4 (CMYK)
+ * components. On failure it returns NULL and `message` (JMSG_LENGTH_MAX = 200 bytes) says why. */
 struct vision_preproc_jpeg *vision_preproc_jpeg_open(const unsigned char *bytes, size_t len,
                                                      unsigned int width, unsigned int height,
-                                                     unsigned int components, unsigned int eighths,
-                                                     char *message) {
+                                                     unsigned int components, char *message) {
   struct vision_preproc_jpeg *jpeg = calloc(1, sizeof *jpeg);
   if (!jpeg) {
     strcpy(message, "out of memory");
@@ -113,7 +108,7 @@ struct vision_preproc_jpeg *vision_preproc_jpeg_open(const unsigned char *bytes,
   jpeg->info.err = jpeg_std_error(&jpeg->failure.base);
   jpeg->failure.base.error_exit = fail;
   jpeg->failure.base.emit_message = ignore_warning;
-  if (begin(jpeg, bytes, len, width, height, components, eighths)) {
+  if (begin(jpeg, bytes, len, width, height, components)) {
     memcpy(message, jpeg->failure.message, JMSG_LENGTH_MAX);
     vision_preproc_jpeg_close(jpeg);
     return NULL;

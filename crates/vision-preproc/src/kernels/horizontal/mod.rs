@@ -111,7 +111,7 @@ mod tests {
     fn every_level_equals_the_specification() {
         for (input, output, rows) in CASES {
             for (filter, flipped) in filters() {
-                let key = AxisKey { input, output, filter, flipped };
+                let key = AxisKey { input, reduction: 1, output, filter, flipped };
                 let src = bytes(rows * input as usize * 3 + Horizontal::SLACK);
                 let mut expected = Vec::new();
                 for level in Level::available() {
@@ -142,7 +142,10 @@ mod tests {
         for (filter, _) in filters() {
             let resized = |src: &[u8], flipped| {
                 let mut axis = Horizontal::default();
-                axis.set(Level::SCALAR, AxisKey { input: 100, output: 37, filter, flipped });
+                axis.set(
+                    Level::SCALAR,
+                    AxisKey { input: 100, reduction: 1, output: 37, filter, flipped },
+                );
                 let mut dst = vec![0; rows * 37 * 3];
                 axis.rows(src, rows, &mut dst);
                 dst

@@ -58,7 +58,7 @@ pub(super) fn blocks(
         let saturated = _mm256_cmpeq_epi16(_mm256_max_epu16(largest, full), largest);
         if _mm256_movemask_epi8(saturated) != 0 {
             for &job in jobs {
-                super::block(coefficients, quant, job, plane, stride);
+                super::block(8, coefficients, quant, job, plane, stride);
             }
             continue;
         }
@@ -162,7 +162,7 @@ fn bytes(columns: [__m256i; 8]) -> [__m256i; 4] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(row: &[i16; 8]) -> __m128i {
+pub(super) fn load(row: &[i16; 8]) -> __m128i {
     // SAFETY: a reference to 16 bytes can be read, and the load needs no alignment.
     unsafe { _mm_loadu_si128(row.as_ptr().cast()) }
 }

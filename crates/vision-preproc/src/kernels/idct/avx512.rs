@@ -45,7 +45,7 @@ pub(super) fn blocks(
         }
         if _mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(i16::MAX)) != 0 {
             for job in jobs {
-                super::block(coefficients, quant, job, plane, stride);
+                super::block(8, coefficients, quant, job, plane, stride);
             }
             continue;
         }

@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod reduced;
 mod scalar;
 
 use super::Level;
@@ -25,11 +26,12 @@ pub(crate) struct Job {
     pub(crate) to: u32,
 }
 
-/// Transforms the blocks in `jobs` to samples in `plane`, whose rows are `stride` apart.
+/// Transforms the blocks in `jobs` to `side` by `side` samples (8, 4, 2 or 1) in `plane`, whose rows are `stride` apart.
 ///
 /// Every coefficient times its step must fit into 16 bits.
 pub(crate) fn blocks(
     level: Level,
+    side: usize,
     coefficients: &[i16],
     quant: &[i16; 64],
     jobs: &[Job],
@@ -39,11 +41,14 @@ pub(crate) fn blocks(
     for job in jobs {
         assert!(
             job.from as usize + 64 <= coefficients.len()
-                && job.to as usize + 7 * stride + 8 <= plane.len(),
+                && job.to as usize + (side - 1) * stride + side <= plane.len(),
             "{job:?} of {} coefficients and {} samples",
             coefficients.len(),
             plane.len()
         );
+    }
+    if side < 8 {
+        return reduced::blocks(level, side, coefficients, quant, jobs, plane, stride);
     }
     match level.0 {
         // SAFETY: the level says that the instructions are there.
@@ -65,12 +70,16 @@ pub(crate) fn blocks(
 
 /// Transforms one block, whatever its coefficients are.
 pub(crate) fn block(
+    side: usize,
     coefficients: &[i16],
     quant: &[i16; 64],
     job: Job,
     plane: &mut [u8],
     stride: usize,
 ) {
+    if side < 8 {
+        return reduced::block(side, coefficients, quant, job, plane, stride);
+    }
     let from = coefficients[job.from as usize..].first_chunk().expect("64 coefficients");
     write(&scalar::block(from, quant), job, plane, stride);
 }
@@ -83,17 +92,31 @@ fn write(samples: &[u8; 64], job: Job, plane: &mut [u8], stride: usize) {
 }
 
 /// Transforms a block whose only coefficient is `dc`, dequantised: all samples are equal.
-pub(crate) fn flat(dc: i32, job: Job, plane: &mut [u8], stride: usize) {
+pub(crate) fn flat(side: usize, dc: i32, job: Job, plane: &mut [u8], stride: usize) {
     let sample = scalar::flat(dc);
-    for row in 0..8 {
+    // The common side is known to the compiler.
+    if side == 8 {
+        fill::<8>(sample, job, plane, stride)
+    } else {
+        for row in 0..side {
+            let at = job.to as usize + row * stride;
+            plane[at..at + side].fill(sample);
+        }
+    }
+}
+
+fn fill<const N: usize>(sample: u8, job: Job, plane: &mut [u8], stride: usize) {
+    for row in 0..N {
         let at = job.to as usize + row * stride;
-        plane[at..at + 8].fill(sample);
+        plane[at..at + N].fill(sample);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SIDES: [usize; 4] = [8, 4, 2, 1];
 
     /// Noise of all sizes: from blocks that photographs have up to such as no encoder makes, which saturate.
     #[test]
@@ -112,17 +135,19 @@ mod tests {
                 let size = random() % [1, 4, 20, 128][round % 4];
                 *coefficient = if random() % 3 == 0 { size as i16 } else { -size as i16 };
             }
-            let stride = 8 * count + 3;
-            let job = |at: usize| Job { from: 64 * at as u32, to: 8 * at as u32 };
-            let jobs: Vec<Job> = (0..count).rev().map(job).collect();
-            let mut expected = vec![7; 8 * stride];
-            for job in &jobs {
-                block(&coefficients, &steps, *job, &mut expected, stride);
-            }
-            for level in Level::available() {
-                let mut found = vec![7; 8 * stride];
-                blocks(level, &coefficients, &steps, &jobs, &mut found, stride);
-                assert!(found == expected, "round {round}, {level:?}");
+            for side in SIDES {
+                let stride = side * count + 3;
+                let job = |at: usize| Job { from: 64 * at as u32, to: (side * at) as u32 };
+                let jobs: Vec<Job> = (0..count).rev().map(job).collect();
+                let mut expected = vec![7; side * stride];
+                for job in &jobs {
+                    block(side, &coefficients, &steps, *job, &mut expected, stride);
+                }
+                for level in Level::available() {
+                    let mut found = vec![7; side * stride];
+                    blocks(level, side, &coefficients, &steps, &jobs, &mut found, stride);
+                    assert!(found == expected, "round {round}, side {side}, {level:?}");
+                }
             }
         }
     }
@@ -133,10 +158,12 @@ mod tests {
             let mut coefficients = [0; 64];
             coefficients[0] = dc;
             let job = Job { from: 0, to: 0 };
-            let (mut expected, mut found) = ([0; 64], [0; 64]);
-            block(&coefficients, &[3; 64], job, &mut expected, 8);
-            flat(i32::from(dc) * 3, job, &mut found, 8);
-            assert_eq!(found, expected, "{dc}");
+            for side in SIDES {
+                let (mut expected, mut found) = ([0; 64], [0; 64]);
+                block(side, &coefficients, &[3; 64], job, &mut expected, 8);
+                flat(side, i32::from(dc) * 3, job, &mut found, 8);
+                assert_eq!(found, expected, "{dc}, side {side}");
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The specification: one block in plain Rust.
 
 /// Bits after the point of the constants (`CONST_BITS`).
-const POINT: u32 = 13;
+pub(super) const POINT: u32 = 13;
 /// More bits that the result of the first pass has (`PASS1_BITS`).
-const EXTRA: u32 = 2;
+pub(super) const EXTRA: u32 = 2;
 
 /// Dequantises and transforms a block, both row by row.
 pub(super) fn block(coefficients: &[i16; 64], quant: &[i16; 64]) -> [u8; 64] {
@@ -54,12 +54,12 @@ fn transform(from: [i64; 8]) -> [i64; 8] {
 }
 
 /// Divides by `1 << bits`, rounding halves up.
-fn descale(value: i64, bits: u32) -> i64 {
+pub(super) fn descale(value: i64, bits: u32) -> i64 {
     (value + (1 << (bits - 1))) >> bits
 }
 
 /// Centres and clamps. Like libjpeg's table, it looks at ten bits only: larger values, which no encoder makes, wrap.
-fn range_limit(value: i64) -> u8 {
+pub(super) fn range_limit(value: i64) -> u8 {
     let wrapped = (value as i32) << 22 >> 22;
     (wrapped + 128).clamp(0, 255) as u8
 }

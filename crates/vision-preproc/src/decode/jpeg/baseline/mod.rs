@@ -17,7 +17,9 @@ mod plane;
 mod scan;
 mod stream;
 
+use crate::Size;
 use crate::kernels::{Level, idct, upsample, ycc};
+use crate::mode::Reduction;
 #[cfg(test)]
 pub(super) use frame::ZIGZAG;
 use frame::{Frame, Sampling};
@@ -30,13 +32,15 @@ use stream::{Block, Scan};
 const GROUP: usize = 96;
 
 /// The file is not for this decoder.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the file can only be decoded at its whole size")]
 pub(crate) struct Irregular;
 
 /// A file that is decoded a few rows at a time.
 pub(crate) struct Decoder<'a> {
     file: &'a [u8],
     frame: Frame,
+    output: Output,
     level: Level,
     scratch: Box<Scratch>,
     /// The blocks of an MCU.
@@ -56,6 +60,42 @@ pub(crate) struct Decoder<'a> {
     rows: usize,
 }
 
+/// What the samples are, which depends on the size that the image is decoded at.
+#[derive(Debug)]
+struct Output {
+    width: usize,
+    height: usize,
+    /// How the samples of chroma are subsampled.
+    sampling: Sampling,
+    /// Whether chroma is filtered when it is made larger, and not repeated.
+    filters: bool,
+    /// The sides of blocks of luma and of chroma.
+    sides: [usize; 2],
+}
+
+impl Output {
+    fn new(frame: &Frame, reduction: Reduction) -> Self {
+        let Size { width, height } =
+            reduction.apply(Size { width: frame.width as u32, height: frame.height as u32 });
+        let (width, height) = (width as usize, height as usize);
+        let side = reduction.block_side();
+        // Chroma is reduced by less where it then needs no upsampling.
+        let (sampling, chroma) = match frame.sampling {
+            Sampling::H2V2 if side < 8 => (Sampling::H1V1, 2 * side),
+            sampling => (sampling, side),
+        };
+        // libjpeg repeats the samples of chroma that has too few columns for its filter.
+        let (h, _) = sampling.factors();
+        let filters = h == 1 || width.div_ceil(h) > 2;
+        Self { width, height, sampling, filters, sides: [side, chroma] }
+    }
+
+    /// The side of the blocks of `component`.
+    fn side(&self, component: usize) -> usize {
+        self.sides[component.min(1)]
+    }
+}
+
 /// Memory that can be used for one file after the other.
 #[derive(Default)]
 pub(crate) struct Scratch {
@@ -71,12 +111,14 @@ impl<'a> Decoder<'a> {
     /// Reads the header of `file`.
     pub(crate) fn open(
         file: &'a [u8],
+        reduction: Reduction,
         level: Level,
         mut scratch: Box<Scratch>,
     ) -> Result<Self, Irregular> {
         let frame = Frame::read(file)?;
         let (h, v) = frame.sampling.factors();
         let mcus_across = frame.width.div_ceil(8 * h);
+        let output = Output::new(&frame, reduction);
         scratch.tables.start();
         let mut blocks = Vec::new();
         for (at, component) in frame.components.iter().enumerate() {
@@ -88,12 +130,13 @@ impl<'a> Decoder<'a> {
             let block = |n| Block { component: at, x: n % h, y: n / h, dc, ac, quant };
             blocks.extend((0..h * v).map(block));
             // Two rows of MCUs: the last row of one is handed out with the first of the next.
-            scratch.planes[at].resize(mcus_across * 8 * h, 2 * 8 * v);
+            let side = output.side(at);
+            scratch.planes[at].resize(mcus_across * side * h, 2 * side * v);
         }
         for line in &mut scratch.chroma {
             // Of a grey image it is what neutral chroma looks like.
             line.clear();
-            line.resize(frame.width.next_multiple_of(2) + 2 * upsample::SLACK, 128);
+            line.resize(output.width.next_multiple_of(2) + 2 * upsample::SLACK, 128);
         }
         scratch.scan.memory_mut().set_order(&blocks);
         scratch.scan.start(frame.scan);
@@ -106,6 +149,7 @@ impl<'a> Decoder<'a> {
         Ok(Self {
             file,
             frame,
+            output,
             level,
             scratch,
             blocks,
@@ -124,15 +168,15 @@ impl<'a> Decoder<'a> {
         self.scratch
     }
 
-    /// Columns and rows.
+    /// Columns and rows of the file.
     pub(crate) fn size(&self) -> (u32, u32) {
         (self.frame.width as u32, self.frame.height as u32)
     }
 
     /// Writes as many whole rows of RGB as are ready and fit into `out`; returns how many, 0 after the last.
     pub(crate) fn read(&mut self, out: &mut [u8]) -> Result<usize, Irregular> {
-        let stride = self.frame.width * 3;
-        let fit = (out.len() / stride).min(self.frame.height - self.rows);
+        let stride = self.output.width * 3;
+        let fit = (out.len() / stride).min(self.output.height - self.rows);
         if fit == 0 {
             return Ok(0);
         }
@@ -149,20 +193,15 @@ impl<'a> Decoder<'a> {
 
     /// Rows that can be written before more is decoded.
     fn ready(&self) -> usize {
+        let Output { height, ref sampling, filters, sides, .. } = self.output;
         let (_, v) = self.frame.sampling.factors();
-        let decoded = self.mcu_rows * 8 * v;
-        if decoded >= self.frame.height {
-            return self.frame.height;
+        let decoded = self.mcu_rows * sides[0] * v;
+        if decoded >= height {
+            return height;
         }
         // The last row of an MCU is a mixture with the next one.
-        let context = v == 2 && !self.is_narrow();
+        let context = sampling.factors().1 == 2 && filters;
         if context { decoded.saturating_sub(1) } else { decoded }
-    }
-
-    /// Whether chroma has too few columns for a filter; libjpeg then repeats its samples.
-    fn is_narrow(&self) -> bool {
-        let (h, _) = self.frame.sampling.factors();
-        h == 2 && self.frame.width.div_ceil(h) <= 2
     }
 
     /// Decodes the next row of MCUs into the planes.
@@ -184,10 +223,11 @@ impl<'a> Decoder<'a> {
         if self.until_end == 0 {
             self.scratch.scan.finish(self.file)?;
         }
+        let (h, _) = self.output.sampling.factors();
         if h == 2 {
-            let width = self.frame.width.div_ceil(h);
+            let (width, side) = (self.output.width.div_ceil(h), self.output.sides[1]);
             for plane in &mut self.scratch.planes[1..] {
-                for y in self.mcu_rows * 8..(self.mcu_rows + 1) * 8 {
+                for y in self.mcu_rows * side..(self.mcu_rows + 1) * side {
                     plane.repeat_ends(y, width);
                 }
             }
@@ -228,14 +268,15 @@ impl<'a> Decoder<'a> {
             let dc = dc * i32::from(block.quant[0]);
 
             let (h, v) = if block.component == 0 { (h, v) } else { (1, 1) };
+            let side = self.output.side(block.component);
             let plane = &mut planes[block.component];
-            let to = plane.index((mcu * h + block.x) * 8, (self.mcu_rows * v + block.y) * 8);
+            let to = plane.index((mcu * h + block.x) * side, (self.mcu_rows * v + block.y) * side);
             let job = idct::Job { from: from as u32, to: to as u32 };
             let stride = plane.stride();
-            if ac == 0 {
-                idct::flat(dc, job, plane.samples_mut(), stride);
+            if ac == 0 || side == 1 {
+                idct::flat(side, dc, job, plane.samples_mut(), stride);
             } else if is_wide || i16::try_from(dc).is_err() {
-                idct::block(coefficients, &block.quant, job, plane.samples_mut(), stride);
+                idct::block(side, coefficients, &block.quant, job, plane.samples_mut(), stride);
             } else {
                 jobs[block.component].push(job);
             }
@@ -245,10 +286,11 @@ impl<'a> Decoder<'a> {
                 mcu += 1;
             }
         }
-        for ((component, plane), jobs) in self.frame.components.iter().zip(planes).zip(jobs) {
+        let components = self.frame.components.iter().enumerate();
+        for (((at, component), plane), jobs) in components.zip(planes).zip(jobs) {
             let (coefficients, stride) = (memory.coefficients_mut(), plane.stride());
-            let samples = plane.samples_mut();
-            idct::blocks(self.level, coefficients, &component.quant, jobs, samples, stride);
+            let (samples, side) = (plane.samples_mut(), self.output.side(at));
+            idct::blocks(self.level, side, coefficients, &component.quant, jobs, samples, stride);
         }
         Ok(count)
     }
@@ -256,25 +298,24 @@ impl<'a> Decoder<'a> {
     /// Writes row `y`, for which all samples are in the planes.
     fn write_row(&mut self, y: usize, out: &mut [u8]) {
         let Scratch { planes: [luma, planes @ ..], chroma, .. } = &mut *self.scratch;
-        let (h, v) = self.frame.sampling.factors();
-        let width = self.frame.width.div_ceil(h);
-        let last = self.frame.height.div_ceil(v) - 1;
-        let narrow = h == 2 && width <= 2;
+        let Output { width, height, ref sampling, filters, .. } = self.output;
+        let (h, v) = sampling.factors();
+        let (width, last) = (width.div_ceil(h), height.div_ceil(v) - 1);
         let near = y / v;
         // Above the first row and below the last one they are repeated.
         let above = y % v == 1;
         let far = if above { (near + 1).min(last) } else { near.saturating_sub(1) };
         let luma = luma.row(y);
-        if matches!(self.frame.sampling, Sampling::Grey) {
+        if matches!(sampling, Sampling::Grey) {
             return ycc::row(self.level, luma, &chroma[0], &chroma[1], out);
         }
-        if let Sampling::H1V1 = self.frame.sampling {
-            return ycc::row(self.level, luma, planes[0].row(y), planes[1].row(y), out);
+        if let Sampling::H1V1 = sampling {
+            return ycc::row(self.level, luma, planes[0].row(near), planes[1].row(near), out);
         }
         for (plane, line) in planes.iter().zip(&mut *chroma) {
             let (near, far) = (plane.with_margin(near), plane.with_margin(far));
-            match self.frame.sampling {
-                _ if narrow => upsample::replicate(near, line, width),
+            match sampling {
+                _ if !filters => upsample::replicate(near, line, width),
                 Sampling::H2V1 => upsample::h2v1(self.level, near, line, width),
                 Sampling::H1V2 => upsample::h1v2(near, far, line, width, above),
                 _ => upsample::h2v2(self.level, near, far, line, width),

@@ -5,6 +5,8 @@ mod encoder;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::Format;
+use crate::decode::rows;
 use encoder::{Options, Random};
 
 /// All rows, or why there are none.
@@ -24,6 +26,9 @@ fn all(
     Ok(pixels)
 }
 
+const REDUCTIONS: [Reduction; 4] =
+    [Reduction::Whole, Reduction::Half, Reduction::Quarter, Reduction::Eighth];
+
 fn by_libjpeg(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let frame = head(bytes).map_err(|reason| reason.to_string())?.frame;
     let mut libjpeg = Libjpeg::open(bytes, frame).map_err(|reason| reason.to_string())?;
@@ -32,16 +37,25 @@ fn by_libjpeg(bytes: &[u8]) -> Result<Vec<u8>, String> {
 
 /// What the crate does: by the baseline decoder, then by libjpeg if that is not enough.
 fn by_rows(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut rows = Rows::open(bytes, Box::default()).map_err(|reason| reason.to_string())?;
+    let mut rows =
+        Rows::open(bytes, Reduction::Whole, Box::default()).map_err(|reason| reason.to_string())?;
     let size = rows.size();
     all(|out| rows.read(out), size)
 }
 
 fn by_baseline(bytes: &[u8], level: Level) -> Result<Vec<u8>, baseline::Irregular> {
-    let mut decoder = baseline::Decoder::open(bytes, level, Box::default())?;
+    reduced(bytes, Reduction::Whole, level)
+}
+
+fn reduced(
+    bytes: &[u8],
+    reduction: Reduction,
+    level: Level,
+) -> Result<Vec<u8>, baseline::Irregular> {
+    let mut decoder = baseline::Decoder::open(bytes, reduction, level, Box::default())?;
     let (width, height) = decoder.size();
-    let read = |out: &mut [u8]| decoder.read(out).map_err(|_| "irregular".into());
-    all(read, Size { width, height }).map_err(|_| baseline::Irregular)
+    let read = |out: &mut [u8]| Ok(decoder.read(out)?);
+    all(read, reduction.apply(Size { width, height })).map_err(|_| baseline::Irregular)
 }
 
 /// Every JPEG file in `testdata`.
@@ -95,6 +109,79 @@ fn random_coefficients_in_random_codes_are_equal_at_every_level() {
     }
 }
 
+/// A reduced image is made in the same way at every level, whatever is in the file.
+#[test]
+fn reduced_images_are_equal_at_every_level() {
+    let mut random = Random::new(5);
+    for round in 0..200 {
+        let options = Options::random(&mut random);
+        let bytes = encoder::file(&options, &mut random);
+        for reduction in REDUCTIONS {
+            let expected = reduced(&bytes, reduction, Level::SCALAR).expect("a valid file");
+            for level in Level::available() {
+                let found = reduced(&bytes, reduction, level).expect("a valid file");
+                assert!(found == expected, "{round}, {reduction:?}, {level:?}: {options:?}");
+            }
+        }
+    }
+}
+
+/// An image of flat blocks is not changed but for its size, up to its edges.
+#[test]
+fn a_reduced_image_of_flat_blocks_has_their_colours() {
+    let mut random = Random::new(6);
+    for factors in [0, 0x11] {
+        for (width, height) in [(1, 1), (16, 8), (17, 33), (100, 70), (3, 64), (5, 5)] {
+            let options = Options {
+                width,
+                height,
+                factors,
+                restart_interval: 3,
+                density: 0,
+                size: 5,
+                step: 4,
+                fair_codes: true,
+            };
+            let bytes = encoder::file(&options, &mut random);
+            let whole = by_libjpeg(&bytes).expect("a valid file");
+            for &reduction in &REDUCTIONS {
+                let found = reduced(&bytes, reduction, Level::detect()).expect("a baseline file");
+                let divisor = reduction.divisor() as usize;
+                let across = width.div_ceil(divisor);
+                for (at, pixel) in found.as_chunks::<3>().0.iter().enumerate() {
+                    let (x, y) = (at % across * divisor, at / across * divisor);
+                    let expected = &whole[(y * width + x) * 3..][..3];
+                    assert_eq!(pixel, expected, "{options:?}, {reduction:?}, {x}, {y}");
+                }
+            }
+        }
+    }
+}
+
+/// Damage that is found after rows were handed out: the whole image is decoded instead, or the error is that of it.
+#[test]
+fn a_damaged_file_is_not_reduced() {
+    let mut random = Random::new(7);
+    let mut again = 0;
+    for _ in 0..300 {
+        let mut bytes = encoder::file(&Options::random(&mut random), &mut random);
+        damage(&mut bytes, &mut random);
+        let half = Reduction::Half;
+        let expected = reduced(&bytes, half, Level::detect()).or_else(|_| by_libjpeg(&bytes));
+        let mut calls = 0;
+        let mut read = |rows: &mut rows::Rows<'_>, _| {
+            calls += 1;
+            let size = rows.size();
+            Ok(all(|out| rows.read(out), size)?)
+        };
+        let scratch = &mut rows::Scratch::default();
+        let found = rows::with_rows(&bytes, Format::Jpeg, half, scratch, &mut read);
+        assert!(found.map_err(|reason| reason.to_string()) == expected);
+        again += usize::from(calls == 2);
+    }
+    assert!(again > 20, "{again} were decoded again");
+}
+
 #[test]
 fn memory_of_one_file_serves_the_next() {
     let mut random = Random::new(4);
@@ -105,8 +192,14 @@ fn memory_of_one_file_serves_the_next() {
         // Some of the files are left before their end.
         let rows = random.pick(&[options.height, options.height / 2]);
         let expected = by_libjpeg(&bytes).expect("a valid file");
-        let mut decoder = baseline::Decoder::open(&bytes, Level::detect(), scratch).expect("valid");
-        let mut out = vec![0; options.width * 3];
+        let reduction = random.pick(&REDUCTIONS);
+        let expected = match reduction {
+            Reduction::Whole => expected,
+            _ => reduced(&bytes, reduction, Level::detect()).expect("valid"),
+        };
+        let decoder = baseline::Decoder::open(&bytes, reduction, Level::detect(), scratch);
+        let mut decoder = decoder.expect("valid");
+        let mut out = vec![0; options.width.div_ceil(reduction.divisor() as usize) * 3];
         for expected in expected.chunks(out.len()).take(rows) {
             assert_eq!(decoder.read(&mut out).expect("valid"), 1);
             assert!(out == expected, "{options:?}");
