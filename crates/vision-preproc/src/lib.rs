@@ -38,6 +38,13 @@ mod resize;
 mod steps;
 mod workspace;
 
+/// What only the fuzz targets call, which `cargo fuzz` compiles the crate for.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::decode::compare_decoders as compare_jpeg_decoders;
+}
+
 pub use canvas::ChannelOrder;
 pub use decode::{Format, ImageInfo, Orientation, decode, probe};
 pub use error::Error;

@@ -16,6 +16,8 @@ mod sniff;
 mod webp;
 
 pub use exif::Orientation;
+#[cfg(fuzzing)]
+pub use jpeg::compare_decoders;
 
 /// A file format that this crate decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,10 +2,14 @@
 
 mod baseline;
 mod libjpeg;
+#[cfg(any(test, fuzzing))]
+mod oracle;
 #[cfg(test)]
 mod tests;
 
 pub(super) use baseline::Scratch;
+#[cfg(fuzzing)]
+pub use oracle::compare_decoders;
 
 use super::rows::RowSource;
 use super::{Header, Reason, exif, expand_grey};

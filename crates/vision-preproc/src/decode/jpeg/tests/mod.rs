@@ -4,44 +4,14 @@ mod encoder;
 
 use std::path::{Path, PathBuf};
 
+use super::oracle::{all, by_libjpeg, by_rows};
 use super::*;
 use crate::Format;
 use crate::decode::rows;
 use encoder::{Options, Random};
 
-/// All rows, or why there are none.
-fn all(
-    mut read: impl FnMut(&mut [u8]) -> Result<usize, Reason>,
-    size: Size,
-) -> Result<Vec<u8>, String> {
-    let stride = size.width as usize * 3;
-    let mut pixels = vec![0; size.rgb_bytes()];
-    let mut at = 0;
-    while at < pixels.len() {
-        match read(&mut pixels[at..]).map_err(|reason| reason.to_string())? {
-            0 => return Err("too few rows".into()),
-            rows => at += rows * stride,
-        }
-    }
-    Ok(pixels)
-}
-
 const REDUCTIONS: [Reduction; 4] =
     [Reduction::Whole, Reduction::Half, Reduction::Quarter, Reduction::Eighth];
-
-fn by_libjpeg(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let frame = head(bytes).map_err(|reason| reason.to_string())?.frame;
-    let mut libjpeg = Libjpeg::open(bytes, frame).map_err(|reason| reason.to_string())?;
-    all(|out| libjpeg.read(out), Size { width: frame.width, height: frame.height })
-}
-
-/// What the crate does: by the baseline decoder, then by libjpeg if that is not enough.
-fn by_rows(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut rows =
-        Rows::open(bytes, Reduction::Whole, Box::default()).map_err(|reason| reason.to_string())?;
-    let size = rows.size();
-    all(|out| rows.read(out), size)
-}
 
 fn by_baseline(bytes: &[u8], level: Level) -> Result<Vec<u8>, baseline::Irregular> {
     reduced(bytes, Reduction::Whole, level)
