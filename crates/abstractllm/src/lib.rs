@@ -19,12 +19,14 @@
 //! - [`vision`], from image files to what a vision tower reads (`vision-preproc`);
 //! - [`perf`], measuring (`perf-monitor`);
 //! - `mlx`, the provider that runs models here (`mlx-backend`), and `load`, its typed form;
+//! - `session`, conversations with tools that are kept in files (`llm-session`);
 //! - `embedded`, a small model that needs no download.
 //!
 //! # Features
 //!
 //! - `mlx` (default): the MLX provider. Without it nothing of MLX is built.
 //! - `hub` (default): models are downloaded by name from the Hugging Face hub.
+//! - `session` (default): conversations.
 //! - `tiny-vl` (default): the embedded model, which makes a program 21 MB larger.
 //! - `cli` (default): the program `abstractllm`. It adds nothing to the library; leave it out with
 //!   `default-features = false, features = ["mlx"]`.
@@ -39,6 +41,8 @@ pub mod embedded;
 mod reader;
 
 pub use llm_core::*;
+#[cfg(feature = "session")]
+pub use llm_session as session;
 #[cfg(feature = "mlx")]
 pub use mlx_backend as mlx;
 pub use perf_monitor as perf;

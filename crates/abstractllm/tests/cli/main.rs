@@ -2,11 +2,13 @@
 
 mod answers;
 mod bad_input;
+mod chat;
 mod check_image;
 mod interrupts;
 mod memory;
 mod quantize;
 mod report;
+mod serve;
 mod system_check;
 
 use std::{

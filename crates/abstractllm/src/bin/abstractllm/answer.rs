@@ -1,20 +1,20 @@
 //! The commands `describe` and `generate`.
 
-use std::{ffi::OsString, path::Path, sync::Arc, time::Instant};
+use std::{ffi::OsString, path::Path, time::Instant};
 
 use abstractllm::{
-    Completion, Error, ErrorKind, Event, FinishReason, Notice, Provider, Request, embedded,
-    mlx::{CacheLimits, Caches, DiskCache, MlxOptions, MlxProvider},
+    Completion, Error, ErrorKind, Event, FinishReason, Notice, Provider, Request,
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
 use futures_executor::block_on;
 
 use crate::{
-    args::{AnswerArgs, DescribeArgs, GenerateArgs, ModelArgs},
+    args::{AnswerArgs, DescribeArgs, GenerateArgs},
     failure::{Failure, say},
     images::{self, Source, Summary},
     interrupt::{Interrupts, Next},
+    load,
     output::{Answer, Problem, Style, Times},
     progress::Bars,
     prompt, report,
@@ -57,22 +57,18 @@ fn answer(
     let bars = Bars::new(quiet);
     let measured = args.monitor || args.report.is_some();
     let monitor = measured.then(|| PerformanceMonitor::new(MonitorOptions::default()));
-    let model_name = args.model.model.as_deref().unwrap_or(embedded::TINY_VL);
-    if args.model.model.is_none() && !quiet {
-        say("note: no --model given, so the embedded tiny-vl answers: it knows plain shapes and \
-             short words only");
-    }
+    load::note_default(&args.model, quiet);
 
     let started = Instant::now();
     let operation = monitor.as_ref().map(|monitor| monitor.monitor("load"));
-    let model = load(model_name, &args.model, limits, monitor.as_ref(), &bars);
+    let model = load::model(&args.model, limits, monitor.as_ref(), &bars);
     bars.clear();
     drop(operation);
     let session = Session {
         style: Style::of(args),
         bars,
         interrupts,
-        model_name,
+        model_name: args.model.name(),
         images: &summaries,
         load_seconds: started.elapsed().as_secs_f64(),
         shows_report: args.monitor,
@@ -83,36 +79,6 @@ fn answer(
     let done = session.run(&model, command, request, monitor.as_ref());
     model.caches().flush();
     done
-}
-
-fn load(
-    name: &str,
-    args: &ModelArgs,
-    limits: Limits,
-    monitor: Option<&PerformanceMonitor>,
-    bars: &Bars,
-) -> abstractllm::Result<MlxProvider> {
-    let (loading, downloading) = (bars.clone(), bars.clone());
-    let mut options = MlxOptions {
-        quantize: args.quantize(),
-        offline: args.offline,
-        limits,
-        memory: args.memory(),
-        load_progress: Arc::new(move |done, total| loading.bytes("loading", done, total)),
-        download_progress: Arc::new(move |file: &str, done, total| {
-            downloading.bytes(&format!("downloading {file}"), done, total);
-        }),
-        ..MlxOptions::default()
-    };
-    if let Some(monitor) = monitor {
-        options.recorder = Arc::new(monitor.clone());
-    }
-    if let Some(dir) = &args.cache_dir {
-        let mut limits = CacheLimits::default();
-        limits.disk = Some(DiskCache::new(dir.clone()));
-        options.caches = Caches::open(limits)?;
-    }
-    abstractllm::load(name, options)
 }
 
 /// Everything that one answer is printed with.
@@ -235,7 +201,7 @@ impl Session<'_> {
 }
 
 /// Says which of the two limits ended an answer.
-fn length_note(max_tokens: Option<u32>, made: usize) -> String {
+pub(crate) fn length_note(max_tokens: Option<u32>, made: usize) -> String {
     let max_tokens = max_tokens.unwrap_or(abstractllm::GenerateParams::DEFAULT_MAX_TOKENS);
     match made < max_tokens as usize {
         true => {

@@ -3,12 +3,12 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use abstractllm::{
-    GenerateParams,
+    GenerateParams, embedded,
     mlx::{ByteSize, MemoryOptions, MemoryPolicy, Quantize},
 };
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::report_args::ReportArgs;
+use crate::{chat::args::ChatArgs, report_args::ReportArgs, serve_args::ServeArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +17,7 @@ Examples:
   abstractllm generate --image sign.jpg --prompt 'What does the sign say?' --json
   echo 'Who are you?' | abstractllm generate
   abstractllm check-image photo.jpg
+  abstractllm serve
   abstractllm system-check";
 
 /// Describes images and answers questions about them with a vision-language model on this machine
@@ -37,10 +38,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Describe(DescribeArgs),
     Generate(GenerateArgs),
+    Chat(ChatArgs),
     CheckImage(CheckImageArgs),
     SystemCheck(SystemCheckArgs),
     Quantize(QuantizeArgs),
     Report(ReportArgs),
+    Serve(ServeArgs),
 }
 
 const DESCRIBE_EXAMPLES: &str = "\
@@ -159,6 +162,11 @@ pub(crate) enum Policy {
 }
 
 impl ModelArgs {
+    /// Returns the name of the model.
+    pub(crate) fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or(embedded::TINY_VL)
+    }
+
     pub(crate) fn memory(&self) -> MemoryOptions {
         let policy = match self.memory_policy {
             Policy::Fit => MemoryPolicy::Fit,
@@ -227,23 +235,27 @@ pub(crate) struct BudgetArgs {
 
 impl AnswerArgs {
     pub(crate) fn params(&self) -> GenerateParams {
-        let of = &self.sampling;
-        GenerateParams {
-            temperature: of.temperature,
-            top_p: of.top_p,
-            top_k: of.top_k,
-            min_p: of.min_p,
-            repetition_penalty: of.repetition_penalty,
-            frequency_penalty: of.frequency_penalty,
-            presence_penalty: of.presence_penalty,
-            max_tokens: of.max_tokens,
-            stop: of.stop.clone(),
-            seed: of.seed,
-            system: of.system.clone(),
-            min_pixels: self.budget.min_pixels,
-            max_pixels: self.budget.max_pixels,
-            ..GenerateParams::default()
-        }
+        params(&self.sampling, &self.budget)
+    }
+}
+
+/// Returns the parameters that the command line sets.
+pub(crate) fn params(of: &SamplingArgs, budget: &BudgetArgs) -> GenerateParams {
+    GenerateParams {
+        temperature: of.temperature,
+        top_p: of.top_p,
+        top_k: of.top_k,
+        min_p: of.min_p,
+        repetition_penalty: of.repetition_penalty,
+        frequency_penalty: of.frequency_penalty,
+        presence_penalty: of.presence_penalty,
+        max_tokens: of.max_tokens,
+        stop: of.stop.clone(),
+        seed: of.seed,
+        system: of.system.clone(),
+        min_pixels: budget.min_pixels,
+        max_pixels: budget.max_pixels,
+        ..GenerateParams::default()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Ctrl-C: the first stops an answer, any other ends the program at once.
 
 use std::{
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -58,12 +59,30 @@ impl Interrupts {
 
     /// From here on the first Ctrl-C stops the answer instead of the program.
     pub(crate) fn begin_answer(&self) {
+        self.0.hit.store(false, Ordering::SeqCst);
         self.0.answering.store(true, Ordering::SeqCst);
+    }
+
+    /// From here on Ctrl-C ends the program again.
+    pub(crate) fn end_answer(&self) {
+        self.0.answering.store(false, Ordering::SeqCst);
+    }
+
+    /// Waits for `work` or Ctrl-C, which drops it and returns `None`.
+    pub(crate) fn race<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        block_on(poll_fn(|cx| {
+            self.0.waker.register(cx.waker());
+            match self.0.hit.load(Ordering::SeqCst) {
+                true => Poll::Ready(None),
+                false => work.as_mut().poll(cx).map(Some),
+            }
+        }))
     }
 
     /// Waits for the next event or Ctrl-C; `None` after the end.
     pub(crate) fn next(&self, stream: &mut EventStream) -> Option<Next> {
-        block_on(std::future::poll_fn(|cx| {
+        block_on(poll_fn(|cx| {
             self.0.waker.register(cx.waker());
             if self.0.hit.load(Ordering::SeqCst) {
                 return Poll::Ready(Some(Next::Interrupted));

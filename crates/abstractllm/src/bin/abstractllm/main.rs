@@ -1,14 +1,16 @@
-//! The program `abstractllm`: describes images, answers questions about them, and says what a
+//! The program `abstractllm`: describes images, answers questions about them, serves models, and says what a
 //! machine can do. Its commands and their outputs are documented in `docs/cli.md`.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod args;
+mod chat;
 mod check_image;
 mod failure;
 mod format;
 mod images;
 mod interrupt;
+mod load;
 mod logging;
 mod output;
 mod progress;
@@ -16,6 +18,8 @@ mod prompt;
 mod quantize;
 mod report;
 mod report_args;
+mod serve;
+mod serve_args;
 mod system_check;
 
 use clap::Parser;
@@ -30,10 +34,12 @@ fn main() {
     let done = match cli.command {
         Command::Describe(args) => answer::describe(args, cli.quiet),
         Command::Generate(args) => answer::generate(args, cli.quiet),
+        Command::Chat(args) => chat::run(&args, cli.quiet),
         Command::CheckImage(args) => check_image::run(&args),
         Command::SystemCheck(args) => system_check::run(&args),
         Command::Quantize(args) => quantize::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args, cli.quiet),
+        Command::Serve(args) => serve::run(&args, cli.quiet),
     };
     // Not by returning: that would run the destructors of MLX while its thread frees the model, and
     // giving gigabytes back piece by piece takes longer than letting the system do it. Whoever

@@ -79,7 +79,7 @@ impl Style {
             Self::Json => pretty(answer),
             Self::JsonLines => {
                 let event = if answer.error.is_some() { "error" } else { "end" };
-                line(&Tagged { event, answer })
+                tagged_line(event, answer)
             }
         }
     }
@@ -168,6 +168,11 @@ struct Tagged<'a> {
     answer: &'a Answer<'a>,
 }
 
+/// Prints `answer` as JSON in one line, as the event `event`.
+pub(crate) fn tagged_line(event: &'static str, answer: &Answer<'_>) -> io::Result<()> {
+    line(&Tagged { event, answer })
+}
+
 /// Prints `value` as indented JSON.
 pub(crate) fn pretty(value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -176,7 +181,8 @@ pub(crate) fn pretty(value: &impl Serialize) -> io::Result<()> {
     out.flush()
 }
 
-fn line(value: &impl Serialize) -> io::Result<()> {
+/// Prints `value` as JSON in one line.
+pub(crate) fn line(value: &impl Serialize) -> io::Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)?;

@@ -1,0 +1,216 @@
+"""The official client of OpenAI against `abstractllm serve` on tiny-vl.
+
+usage: client.py OPEN_URL KEYED_URL KEY SCENES
+
+OPEN_URL needs no key; KEYED_URL needs KEY and takes bodies of at most 100 kB. SCENES is
+testdata/scenes, whose answers are those of mlx-vlm.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+import time
+import unittest
+import urllib.request
+from pathlib import Path
+
+import openai
+
+OPEN_URL, KEYED_URL, KEY, SCENES = sys.argv[1:5]
+MODEL = "tiny-vl"
+CASES = json.loads((Path(SCENES) / "expected.json").read_text())["cases"]
+
+
+def client(url=OPEN_URL, key="none", **options):
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120, **options)
+
+
+def case(name):
+    return next(case for case in CASES if case["name"] == name)
+
+
+def data_url(name):
+    encoded = base64.b64encode((Path(SCENES) / name).read_bytes()).decode()
+    return f"data:image/png;base64,{encoded}"
+
+
+def messages(case):
+    """The messages of a case, its images as data URLs."""
+    content = [{"type": "image_url", "image_url": {"url": data_url(name)}} for name in case["images"]]
+    content.append({"type": "text", "text": case["prompt"]})
+    system = [{"role": "system", "content": case["system"]}] if case["system"] else []
+    return system + [{"role": "user", "content": content}]
+
+
+def metric(name):
+    with urllib.request.urlopen(OPEN_URL.removesuffix("/v1") + "/metrics") as reply:
+        lines = reply.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(name + " "))
+
+
+class Chat(unittest.TestCase):
+    def test_models(self):
+        names = [model.id for model in client().models.list()]
+        self.assertEqual(names, [MODEL, "gpt-4o"])
+        self.assertEqual(client().models.retrieve(MODEL).owned_by, "mlx")
+
+    def test_chat(self):
+        wanted = case("31-text")
+        answer = client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": wanted["prompt"]}]
+        )
+        self.assertEqual(answer.choices[0].message.content, wanted["full"]["text"])
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        self.assertEqual(answer.model, MODEL)
+        tokens = len(wanted["full"]["token_ids"]) + 1
+        self.assertEqual(answer.usage.completion_tokens, tokens)
+        self.assertEqual(answer.usage.prompt_tokens, len(wanted["prompt_token_ids"]))
+        self.assertEqual(answer.usage.total_tokens, tokens + answer.usage.prompt_tokens)
+
+    def test_an_alias(self):
+        answer = client().chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "Hello"}]
+        )
+        self.assertEqual(answer.model, "gpt-4o")
+
+    def test_streaming(self):
+        wanted = case("32-text")
+        stream = client().chat.completions.create(
+            model=MODEL,
+            messages=messages(wanted),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+        pieces = [c.choices[0].delta.content for c in chunks if c.choices]
+        self.assertEqual("".join(piece or "" for piece in pieces), wanted["full"]["text"])
+        self.assertGreater(len(pieces), 10)
+        self.assertEqual(chunks[-2].choices[0].finish_reason, "stop")
+        self.assertEqual(chunks[-1].choices, [])
+        self.assertEqual(chunks[-1].usage.completion_tokens, len(wanted["full"]["token_ids"]) + 1)
+
+    def test_parameters(self):
+        wanted = case("31-text")["full"]["text"]
+        ask = lambda **more: client().chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hello"}], **more
+        )
+        cut = ask(max_tokens=5)
+        self.assertEqual(cut.choices[0].finish_reason, "length")
+        self.assertTrue(wanted.startswith(cut.choices[0].message.content))
+        self.assertEqual(cut.usage.completion_tokens, 5)
+        stopped = ask(stop=["Show", "image"]).choices[0]
+        self.assertEqual((stopped.message.content, stopped.finish_reason), ("Hello! ", "stop"))
+        hot = lambda seed: ask(temperature=2, top_p=0.99, seed=seed, max_completion_tokens=40,
+                               extra_body={"top_k": 300, "min_p": 0.0001})
+        texts = [hot(seed).choices[0].message.content for seed in (1, 1, 2, 3)]
+        self.assertEqual(texts[0], texts[1])
+        self.assertGreater(len(set(texts)), 1)
+
+    def test_a_conversation(self):
+        wanted = case("01-describe")
+        turns = messages(wanted)
+        first = client().chat.completions.create(model=MODEL, messages=turns)
+        turns.append(first.choices[0].message)
+        turns.append({"role": "user", "content": "What color is the background?"})
+        second = client().chat.completions.create(model=MODEL, messages=turns)
+        self.assertIn("yellow", second.choices[0].message.content)
+        # The picture and the first turn were read already.
+        self.assertGreater(second.usage.prompt_tokens_details.cached_tokens, 64)
+
+    def test_images_by_data_url(self):
+        for name in ("01-describe", "20-compare", "27-three", "28-system"):
+            wanted = case(name)
+            answer = client().chat.completions.create(model=MODEL, messages=messages(wanted))
+            self.assertEqual(answer.choices[0].message.content, wanted["full"]["text"], name)
+
+
+class Refusals(unittest.TestCase):
+    def test_a_wrong_key(self):
+        with self.assertRaises(openai.AuthenticationError) as caught:
+            client(KEYED_URL, "wrong").models.list()
+        self.assertEqual(caught.exception.code, "invalid_api_key")
+        self.assertEqual([m.id for m in client(KEYED_URL, KEY).models.list()], [MODEL])
+
+    def test_an_oversized_body(self):
+        with self.assertRaises(openai.APIStatusError) as caught:
+            client(KEYED_URL, KEY).chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "x" * 120_000}]
+            )
+        self.assertEqual(caught.exception.status_code, 413)
+        self.assertEqual(caught.exception.code, "body_too_large")
+        # The server goes on.
+        client(KEYED_URL, KEY).chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Hello"}]
+        )
+
+    def test_mistakes(self):
+        def fails(kind, says, **changed):
+            asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
+            with self.assertRaises(kind) as caught:
+                client().chat.completions.create(**(asked | changed))
+            self.assertIn(says, caught.exception.message)
+            return caught.exception
+
+        fails(openai.NotFoundError, "there is no model `gpt-3`", model="gpt-3")
+        self.assertEqual(fails(openai.BadRequestError, "only 1", n=2).param, "n")
+        fails(openai.BadRequestError, "did you mean `temperature`", extra_body={"temprature": 1})
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        broken = [{"role": "user", "content": [image]}]
+        found = fails(openai.BadRequestError, "image", messages=broken)
+        self.assertEqual(found.code, "invalid_image")
+        long = [{"role": "user", "content": "word " * 20_000}]
+        found = fails(openai.BadRequestError, "", messages=long)
+        self.assertEqual(found.code, "context_length_exceeded")
+        # Found out by the model's own thread, and before anything was streamed.
+        fails(openai.BadRequestError, "", messages=long, stream=True)
+
+
+class Load(unittest.TestCase):
+    def test_a_cancelled_stream(self):
+        before = metric("llm_server_cancelled_total")
+        # Asked what it cannot know and rewarded for repeating itself, tiny-vl never ends.
+        stream = client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            frequency_penalty=-2,
+            max_tokens=4000,
+            stream=True,
+        )
+        for _, _ in zip(range(5), stream):
+            pass
+        self.assertEqual(metric("llm_server_running"), 1)
+        stream.close()
+        asked = time.monotonic()
+        while metric("llm_server_running") > 0:
+            self.assertLess(time.monotonic() - asked, 5, "the answer went on")
+            time.sleep(0.02)
+        self.assertEqual(metric("llm_server_cancelled_total"), before + 1)
+
+    def test_32_clients_at_once(self):
+        wanted = (CASES * 2)[:32]
+
+        async def one(case):
+            async with openai.AsyncOpenAI(
+                base_url=OPEN_URL, api_key="none", max_retries=0, timeout=300
+            ) as own:
+                if CASES.index(case) % 2:
+                    answer = await own.chat.completions.create(model=MODEL, messages=messages(case))
+                    return answer.choices[0].message.content
+                text = ""
+                stream = await own.chat.completions.create(
+                    model=MODEL, messages=messages(case), stream=True
+                )
+                async for chunk in stream:
+                    text += chunk.choices[0].delta.content or ""
+                return text
+
+        async def all_of_them():
+            return await asyncio.gather(*(one(case) for case in wanted))
+
+        for text, case in zip(asyncio.run(all_of_them()), wanted):
+            self.assertEqual(text, case["full"]["text"], case["name"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
