@@ -16,6 +16,8 @@ use serde::{Deserialize, Deserializer, de};
 /// | `bits`, `group_size` | how to pack it, 4 and 64 by default; either implies `quantize` |
 /// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
 /// | `prefill_step_tokens` | prompt tokens read at a time |
+/// | `max_batch` | answers of a model that are made at a time, 16 by default |
+/// | `max_queue` | requests that wait beyond those, 256 by default; further ones are refused |
 /// | `memory_limit` | most memory that the process may hold, a size such as `4GiB` |
 /// | `memory_policy` | `fit` (default) makes a request fit into memory, `reject` refuses it |
 /// | `offline` | `true` never goes to the network |

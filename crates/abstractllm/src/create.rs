@@ -95,11 +95,19 @@ fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> 
         offline: reader.switch("offline")?.unwrap_or(false),
         ..MlxOptions::default()
     };
-    if let Some(tokens) = reader.value("prefill_step_tokens", "a whole number of at least 1")? {
-        if tokens == 0 {
-            return Err(unexpected("prefill_step_tokens", "a whole number of at least 1", "0"));
+    for (key, option) in [
+        ("prefill_step_tokens", &mut options.prefill_step_tokens),
+        ("max_batch", &mut options.max_batch),
+    ] {
+        const COUNT: &str = "a whole number of at least 1";
+        match reader.value(key, COUNT)? {
+            Some(0) => return Err(unexpected(key, COUNT, "0")),
+            Some(count) => *option = count,
+            None => {}
         }
-        options.prefill_step_tokens = tokens;
+    }
+    if let Some(requests) = reader.value("max_queue", "a whole number of at least 0")? {
+        options.max_queue = requests;
     }
     let limits = cache_limits(&mut reader)?;
     options.memory = memory(&mut reader)?;
@@ -194,6 +202,7 @@ mod tests {
         assert_eq!(found.quantize, default.quantize);
         assert_eq!(found.compute_type, default.compute_type);
         assert_eq!(found.prefill_step_tokens, default.prefill_step_tokens);
+        assert_eq!((found.max_batch, found.max_queue), (default.max_batch, default.max_queue));
         assert_eq!(found.offline, default.offline);
         assert_eq!(found.memory, default.memory);
         assert_eq!(found.defaults, default.defaults);
@@ -204,6 +213,8 @@ mod tests {
         let found = options(&[
             ("compute_type", "bf16"),
             ("prefill_step_tokens", "64"),
+            ("max_batch", "4"),
+            ("max_queue", "0"),
             ("offline", "true"),
             ("memory_limit", "4GiB"),
             ("memory_policy", "reject"),
@@ -213,6 +224,7 @@ mod tests {
         .unwrap();
         assert_eq!(found.compute_type, ComputeType::Bf16);
         assert_eq!(found.prefill_step_tokens, 64);
+        assert_eq!((found.max_batch, found.max_queue), (4, 0));
         assert!(found.offline);
         let memory = mlx_backend::MemoryOptions {
             limit_bytes: Some(4 << 30),
@@ -267,6 +279,8 @@ mod tests {
                 "0",
                 "`prefill_step_tokens`: expected a whole number of at least 1, found `0`",
             ),
+            ("max_batch", "0", "`max_batch`: expected a whole number of at least 1, found `0`"),
+            ("max_queue", "-1", "`max_queue`: expected a whole number of at least 0, found `-1`"),
             (
                 "prefix_cache",
                 "much",

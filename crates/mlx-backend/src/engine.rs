@@ -1,8 +1,10 @@
 //! The one thread that owns MLX. Arrays and graphs belong to the thread that makes them, so models
 //! are loaded, run and dropped here, and everyone else sends messages.
 //!
-//! Answers in the making take turns: each turn does one piece of work ([`Generation::step`]), so a
-//! long answer does not keep a short one waiting.
+//! Answers in the making take turns. One whose prompt is not read yet does a piece of work
+//! ([`Generation::step`]), then all others make a token each ([`Batch::step`]): so a long prompt holds
+//! up nobody for longer than a piece of it, and a long answer does not keep a short one waiting. Beyond
+//! the most that may be made at a time, requests wait in the order in which they came.
 
 use std::{
     any::Any,
@@ -27,6 +29,7 @@ use vision_preproc::Patches;
 
 use crate::{
     Error, Result,
+    batch::Batch,
     caches::DeviceCaches,
     checkpoint::QuantizationConfig,
     device::Backend,
@@ -200,7 +203,19 @@ extern "C" fn stop_at_exit() {
 #[derive(Default)]
 struct Engine {
     models: HashMap<u64, Rc<dyn VisionLanguageModel>>,
-    running: VecDeque<(u64, Generation)>,
+    /// Requests that are not begun.
+    waiting: VecDeque<Running>,
+    /// Answers whose prompts are being read.
+    reading: VecDeque<Running>,
+    /// Answers whose tokens are being made, by model.
+    batches: Vec<(u64, Batch)>,
+}
+
+/// An answer in the making, before its tokens are.
+struct Running {
+    model: u64,
+    id: u64,
+    generation: Generation,
 }
 
 fn run(commands: &Receiver<Command>) {
@@ -215,13 +230,15 @@ fn run(commands: &Receiver<Command>) {
     // Without a stream of its own, every operation would make one.
     with_stream(&Stream::new(), || {
         loop {
-            let command = match engine.running.iter().any(|(_, generation)| generation.is_ready()) {
+            let command = match engine.has_work() {
                 false => commands.recv().map_err(|_| TryRecvError::Disconnected),
                 true => commands.try_recv(),
             };
             match command {
                 Ok(Command::Stop(reply)) => {
-                    engine.running.clear();
+                    engine.waiting.clear();
+                    engine.reading.clear();
+                    engine.batches.clear();
                     let _ = reply.send(());
                     // Ending the thread would run destructors of MLX beside those of the process.
                     loop {
@@ -244,11 +261,12 @@ impl Engine {
                 // Nobody waits: the model is dropped again by its handle.
                 let _ = reply.send(loaded);
             }
-            Command::Generate { model, generation, job } => match self.models.get(&model) {
-                Some(model) => {
+            Command::Generate { model, generation: id, job } => match self.models.get(&model) {
+                Some(found) => {
                     let caches = DeviceCaches::of(&job.caches);
-                    let new = Generation::new(*job, model.clone(), caches);
-                    self.running.push_back((generation, new));
+                    let generation = Generation::new(*job, found.clone(), caches);
+                    self.waiting.push_back(Running { model, id, generation });
+                    self.admit();
                 }
                 None => {
                     let error = Error::Dead("the model was unloaded".to_owned());
@@ -256,14 +274,15 @@ impl Engine {
                 }
             },
             Command::Patches { generation, image, patches } => {
-                let found = self.running.iter().position(|(id, _)| *id == generation);
+                let found = self.reading.iter().position(|running| running.id == generation);
                 // It may have ended, with an error or because nobody listens any more.
                 let Some(at) = found else { return };
                 match patches {
-                    Ok(patches) => self.running[at].1.give(image, patches),
+                    Ok(patches) => self.reading[at].generation.give(image, patches),
                     Err(error) => {
-                        if let Some((_, failed)) = self.running.remove(at) {
-                            failed.fail(error);
+                        if let Some(mut failed) = self.reading.remove(at) {
+                            failed.generation.report(error);
+                            self.admit();
                         }
                     }
                 }
@@ -293,17 +312,65 @@ impl Engine {
         Ok(loaded)
     }
 
-    /// Gives the next answer its turn.
+    /// Whether there is something to compute.
+    fn has_work(&self) -> bool {
+        !self.batches.is_empty() || self.reading.iter().any(|running| running.generation.is_ready())
+    }
+
+    /// A piece of a prompt, then a token of each answer.
     fn turn(&mut self) {
-        let ready = self.running.iter().position(|(_, generation)| generation.is_ready());
-        let Some((id, mut generation)) = ready.and_then(|at| self.running.remove(at)) else {
-            return;
-        };
         memory::relieve();
-        match guarded(|| generation.step()) {
-            Ok(Status::Running) => self.running.push_back((id, generation)),
+        self.read();
+        for (_, batch) in &mut self.batches {
+            if let Err(error) = guarded(|| batch.step()) {
+                batch.fail(&error);
+            }
+        }
+        self.batches.retain(|(_, batch)| !batch.is_empty());
+        self.admit();
+    }
+
+    /// Gives the next answer whose prompt is not read its turn.
+    fn read(&mut self) {
+        let ready = self.reading.iter().position(|running| running.generation.is_ready());
+        let Some(mut running) = ready.and_then(|at| self.reading.remove(at)) else { return };
+        let alone = self.batches.is_empty();
+        match guarded(|| running.generation.step(alone)) {
+            Ok(Status::Running) => self.reading.push_back(running),
+            Ok(Status::Read) => self.join(running),
             Ok(Status::Done) => {}
-            Err(error) => generation.fail(error),
+            Err(error) => running.generation.report(error),
+        }
+    }
+
+    /// Has the tokens of an answer made from now on.
+    fn join(&mut self, running: Running) {
+        let Running { model, mut generation, .. } = running;
+        let Some(read) = generation.take_read() else { return };
+        let batch = match self.batches.iter().position(|(of, _)| *of == model) {
+            Some(at) => &mut self.batches[at].1,
+            None => {
+                let batch = Batch::new(generation.model(), Backend::current());
+                self.batches.push((model, batch));
+                let last = self.batches.len() - 1;
+                &mut self.batches[last].1
+            }
+        };
+        batch.join(generation, read);
+    }
+
+    /// Begins requests that wait, in order, as far as their models have room.
+    fn admit(&mut self) {
+        self.waiting.retain(|waiting| !waiting.generation.is_cancelled());
+        let mut at = 0;
+        while let Some(waiting) = self.waiting.get(at) {
+            let reading = self.reading.iter().filter(|running| running.model == waiting.model);
+            let batch = self.batches.iter().find(|(model, _)| *model == waiting.model);
+            let running = reading.count() + batch.map_or(0, |(_, batch)| batch.len());
+            match running < waiting.generation.max_batch() {
+                true => self.reading.extend(self.waiting.remove(at)),
+                false => at += 1,
+            }
         }
     }
 }

@@ -110,6 +110,17 @@ pub enum Error {
         /// Its size.
         largest_bytes: u64,
     },
+    /// As many requests wait for the model as may; nothing of this one was done.
+    #[error(
+        "the model is busy: {max_batch} requests are answered at a time and {max_queue} may wait, \
+         which that many do"
+    )]
+    Busy {
+        /// Most requests that are answered at a time.
+        max_batch: usize,
+        /// Most requests that wait beyond those.
+        max_queue: usize,
+    },
     /// MLX reported an error.
     #[error("MLX failed in {op}: {message}")]
     Mlx {
@@ -255,6 +266,7 @@ impl Error {
             Self::Denied { .. } => ErrorKind::Authentication,
             Self::Download { .. } | Self::Dead(_) => ErrorKind::Unavailable,
             Self::Mlx { .. } => ErrorKind::Internal,
+            Self::Busy { .. } => ErrorKind::RateLimited,
             Self::Cancelled => ErrorKind::Cancelled,
         }
     }

@@ -1,6 +1,6 @@
-//! One answer in the making: what the caches know, images through the tower, the prompt through the
-//! decoder in steps, then token after token. The engine calls [`Generation::step`] until it is done,
-//! so that several answers can take turns.
+//! One answer in the making: what the caches know, images through the tower, and the prompt through the
+//! decoder in steps. The engine calls [`Generation::step`] so that several can take turns; from the
+//! first token on a [`Batch`](crate::batch::Batch) computes, and the generation says what came of it.
 
 use std::{
     cell::RefCell,
@@ -14,23 +14,20 @@ use llm_core::{
     Completion, Event, FinishReason, GenerateParams, Progress, Result as CoreResult, Stage,
     StopMatcher, Usage,
 };
-use mlx_rs::{
-    Array,
-    ops::indexing::TryIndexOp,
-    transforms::{async_eval, eval},
-};
+use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
 use perf_monitor::{Counter, Gauge, GenerationTimer, Phase, Recorder, Span};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedSemaphorePermit, mpsc::UnboundedSender};
 use vision_preproc::{Grid, Patches};
 
 use crate::{
     Error, Result,
     caches::{Caches, DeviceCaches, Digest, Unit},
+    guard::Reservation,
     kv_cache::KvCache,
     models::VisionLanguageModel,
     nn::mlx_error,
     prompt::Prompt,
-    rope::{Positions, Rotation},
+    rope::Positions,
     sampler::Sampler,
     text_stream::TextStream,
     tokenizer::Tokenizer,
@@ -49,6 +46,12 @@ pub(crate) struct Job {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
     pub(crate) prefill_step_tokens: usize,
+    /// Most answers of the model that are made at a time.
+    pub(crate) max_batch: usize,
+    /// Its place among the requests in flight; dropping it makes room for another.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+    /// The memory that it was promised.
+    pub(crate) reservation: Reservation,
     pub(crate) events: UnboundedSender<CoreResult<Event>>,
     pub(crate) recorder: Arc<dyn Recorder>,
     /// Reports the generation when it is taken out, or dropped with the job.
@@ -56,10 +59,16 @@ pub(crate) struct Job {
     pub(crate) started: Instant,
 }
 
-/// Whether there is more to do.
+/// Most tokens of a prompt that are read at a time while others wait for their next token.
+const SHARED_STEP_TOKENS: usize = 512;
+
+/// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// More of the same.
     Running,
+    /// The prompt is read: tokens can be made.
+    Read,
     Done,
 }
 
@@ -86,11 +95,27 @@ enum State {
     /// Nothing was done.
     Start,
     /// Images wait for their patches, or the patches for the tower.
-    Encode { reader: Reader, images: Images },
+    Encode { caches: Vec<KvCache>, images: Images },
     /// The prompt up to `done` is in the caches; `embeddings` are those of what was not reused.
-    Prefill { reader: Reader, embeddings: Array, positions: Positions, done: usize },
-    /// `next` is being computed.
-    Decode { reader: Reader, sampler: Sampler, next: Array, delta: i32 },
+    Prefill { caches: Vec<KvCache>, embeddings: Array, positions: Positions, done: usize },
+    /// The prompt is in the caches.
+    Read(ReadPrompt),
+    /// Somebody else makes the tokens.
+    Decode,
+}
+
+/// What a decoder needs to go on after a prompt.
+#[derive(Debug)]
+pub(crate) struct ReadPrompt {
+    pub(crate) caches: Vec<KvCache>,
+    pub(crate) sampler: Sampler,
+    /// The first token, `[1]`.
+    pub(crate) next: Array,
+    /// What is added to the number of tokens read to get the position of the next.
+    pub(crate) delta: i32,
+    /// What the first token was drawn from, for comparisons.
+    #[cfg(test)]
+    pub(crate) logits: Array,
 }
 
 /// The images of a prompt on their way through the tower.
@@ -102,48 +127,6 @@ struct Images {
     /// Images that were asked for, and how many of them are encoded.
     wanted: usize,
     encoded: usize,
-}
-
-/// The model with the caches of this request.
-#[derive(Debug)]
-struct Reader {
-    model: Rc<dyn VisionLanguageModel>,
-    caches: Vec<KvCache>,
-    /// What the last step computed, for comparisons.
-    #[cfg(test)]
-    logits: Option<Array>,
-}
-
-impl Reader {
-    fn new(model: Rc<dyn VisionLanguageModel>, caches: Vec<KvCache>) -> Self {
-        Self {
-            model,
-            caches,
-            #[cfg(test)]
-            logits: None,
-        }
-    }
-
-    /// Reads embeddings `[1, L, E]` and returns the logits of the last, `[1, V]`.
-    fn last_logits(&mut self, x: Array, rotation: &Rotation) -> mlx_rs::error::Result<Array> {
-        let hidden = self.model.forward(x, rotation, &mut self.caches)?;
-        let logits = self.model.logits(&hidden.try_index((.., -1, ..))?)?;
-        #[cfg(test)]
-        self.logits.replace(logits.clone());
-        Ok(logits)
-    }
-
-    /// Submits the step that reads `token` (`[1]`), and returns its logits, not yet computed.
-    fn step(&mut self, token: &Array, delta: i32) -> mlx_rs::error::Result<Array> {
-        let offset = self.offset() as i32;
-        let x = self.model.embed(&token.reshape(&[1, 1])?)?;
-        self.last_logits(x, &Rotation::from(offset + delta))
-    }
-
-    /// Returns how many tokens were read.
-    fn offset(&self) -> usize {
-        self.caches.first().map_or(0, KvCache::offset) as usize
-    }
 }
 
 impl Generation {
@@ -186,26 +169,70 @@ impl Generation {
         }
     }
 
-    /// Does the next piece of work and sends what came of it.
+    /// Whether nobody listens any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.job.events.is_closed()
+    }
+
+    /// Most answers of its model that may be made while this one is.
+    pub(crate) fn max_batch(&self) -> usize {
+        self.job.max_batch.max(1)
+    }
+
+    /// Does the next piece of work; a smaller one if it is not `alone`.
     ///
     /// # Errors
     /// What went wrong; the caller sends it as the end of the stream.
-    pub(crate) fn step(&mut self) -> Result<Status> {
-        if self.job.events.is_closed() {
+    pub(crate) fn step(&mut self, alone: bool) -> Result<Status> {
+        if self.is_cancelled() {
             // What was read so far is not lost: the caller may ask again.
-            self.keep_prefix();
+            if let State::Prefill { caches, .. } = &self.state {
+                self.keep_prefix(caches);
+            }
             return Ok(Status::Done);
         }
         match &mut self.state {
             State::Start => self.look_up(),
             State::Encode { .. } => self.encode_next(),
-            State::Prefill { .. } => self.prefill_next(),
-            State::Decode { .. } => self.decode_next(),
+            State::Prefill { .. } => self.prefill_next(alone),
+            State::Read(_) | State::Decode => Ok(Status::Read),
         }
     }
 
+    /// Hands out what the prompt led to, once.
+    pub(crate) fn take_read(&mut self) -> Option<ReadPrompt> {
+        match std::mem::replace(&mut self.state, State::Decode) {
+            State::Read(read) => Some(read),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// Opens a span of a token being made.
+    pub(crate) fn decode_span(&self) -> Span<'static> {
+        Span::shared(&self.job.recorder, Phase::DecodeStep)
+    }
+
+    /// Whether the next token is the last that may be made.
+    pub(crate) fn is_last(&self) -> bool {
+        self.completion_tokens + 1 >= self.max_tokens
+    }
+
+    /// Says how many bytes its keys and values take now.
+    pub(crate) fn holds(&self, bytes: u64) {
+        self.job.reservation.holds(bytes);
+    }
+
+    /// Returns the model.
+    pub(crate) fn model(&self) -> Rc<dyn VisionLanguageModel> {
+        self.model.clone()
+    }
+
     /// Sends `error` as the end of the stream.
-    pub(crate) fn fail(self, error: Error) {
+    pub(crate) fn report(&mut self, error: Error) {
+        drop(self.job.place.take());
         // A closed stream has nobody left to tell.
         let _ = self.job.events.send(Err(error.into()));
     }
@@ -252,10 +279,9 @@ impl Generation {
         let wanted = asked.len();
         // If the other side is gone, the stream is closed, which the next step notices.
         let _ = self.job.wanted.send(asked);
-        let reader = Reader::new(self.model.clone(), layers);
         let images = Images { features, arrived: VecDeque::new(), wanted, encoded: 0 };
         drop(caches);
-        self.state = State::Encode { reader, images };
+        self.state = State::Encode { caches: layers, images };
         Ok(Status::Running)
     }
 
@@ -289,7 +315,7 @@ impl Generation {
     }
 
     fn begin_prefill(&mut self) -> Result<Status> {
-        let State::Encode { reader, images } = std::mem::replace(&mut self.state, State::Start)
+        let State::Encode { caches, images } = std::mem::replace(&mut self.state, State::Start)
         else {
             return Ok(Status::Running);
         };
@@ -314,17 +340,8 @@ impl Generation {
             }
         };
         let embeddings = run().map_err(|e| mlx_error("prompt embedding", &e))?;
-        self.state = State::Prefill { reader, embeddings, positions, done: self.reused };
+        self.state = State::Prefill { caches, embeddings, positions, done: self.reused };
         Ok(Status::Running)
-    }
-
-    /// Returns the logits of the last step, `[1, V]`, once there are any.
-    #[cfg(test)]
-    pub(crate) fn logits(&self) -> Option<&Array> {
-        match &self.state {
-            State::Decode { reader, .. } => reader.logits.as_ref(),
-            _ => None,
-        }
     }
 
     /// Returns how much of the prompt was in the cache.
@@ -334,25 +351,20 @@ impl Generation {
     }
 
     /// Keeps what the decoder has read.
-    fn keep_prefix(&self) {
-        let (State::Prefill { reader, .. } | State::Decode { reader, .. }) = &self.state else {
-            return;
-        };
-        let read = reader.offset().min(self.units.len());
-        let kept = self.caches.borrow_mut().keep_prefix(
-            &self.job.model,
-            &self.units[..read],
-            &reader.caches,
-        );
+    pub(crate) fn keep_prefix(&self, caches: &[KvCache]) {
+        let read = caches.first().map_or(0, KvCache::offset) as usize;
+        let read = &self.units[..read.min(self.units.len())];
+        let kept = self.caches.borrow_mut().keep_prefix(&self.job.model, read, caches);
         forgotten("prefix", kept);
     }
 
-    fn prefill_next(&mut self) -> Result<Status> {
-        let State::Prefill { reader, embeddings, positions, done } = &mut self.state else {
+    fn prefill_next(&mut self, alone: bool) -> Result<Status> {
+        let State::Prefill { caches, embeddings, positions, done } = &mut self.state else {
             return Ok(Status::Running);
         };
         let total = self.job.prompt.ids.len();
-        let end = total.min(*done + self.job.prefill_step_tokens.max(1));
+        let most = if alone { usize::MAX } else { SHARED_STEP_TOKENS };
+        let end = total.min(*done + self.job.prefill_step_tokens.clamp(1, most));
         let mut span = Span::enter(&*self.job.recorder, Phase::PrefillNew);
         span.units((end - *done) as u64);
         let range = *done..end;
@@ -361,66 +373,63 @@ impl Generation {
         let rotation = self.model.prompt_rotation(positions, range).map_err(fail)?;
         let x = embeddings.try_index((.., from..to, ..)).map_err(fail)?;
         *done = end;
+        let hidden = self.model.forward(x, &rotation, caches).map_err(fail)?;
+        let mut status = Status::Running;
         if end < total {
-            self.model.forward(x, &rotation, &mut reader.caches).map_err(fail)?;
-            eval(reader.caches.iter().flat_map(KvCache::arrays)).map_err(fail)?;
+            eval(caches.iter().flat_map(KvCache::arrays)).map_err(fail)?;
+            self.job.reservation.holds(KvCache::bytes(caches));
         } else {
-            let logits = reader.last_logits(x, &rotation).map_err(fail)?;
+            let last = hidden.try_index((.., -1, ..)).map_err(fail)?;
+            let logits = self.model.logits(&last).map_err(fail)?;
             let mut sampler = Sampler::new(&self.job.params, &self.job.prompt.ids, logits.dim(-1))
                 .map_err(fail)?;
             let next = sampler.sample(&logits).map_err(fail)?;
             next.eval().map_err(fail)?;
-            let delta = positions.delta;
-            if let State::Prefill { reader, .. } = std::mem::replace(&mut self.state, State::Start)
-            {
-                self.state = State::Decode { reader, sampler, next, delta };
-            }
+            let read = ReadPrompt {
+                caches: std::mem::take(caches),
+                sampler,
+                next,
+                delta: positions.delta,
+                #[cfg(test)]
+                logits,
+            };
             // Others may ask about the same while this answer is still being written.
-            self.keep_prefix();
+            self.keep_prefix(&read.caches);
+            self.job.reservation.prompt_was_read(KvCache::bytes(&read.caches));
+            self.state = State::Read(read);
+            status = Status::Read;
         }
         drop(span);
         self.job.send(Event::Progress(Progress::new(Stage::Prefill, end as u64, total as u64)));
-        Ok(Status::Running)
+        Ok(status)
     }
 
-    fn decode_next(&mut self) -> Result<Status> {
-        let State::Decode { reader, sampler, next, delta } = &mut self.state else {
-            return Ok(Status::Running);
-        };
-        let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
-        let mut span = Span::enter(&*self.job.recorder, Phase::DecodeStep);
-        let last = self.completion_tokens + 1 == self.max_tokens;
-        // The step after this token is submitted before the token is read, so that the device
-        // works while the host turns the token into text. At the end it is thrown away.
-        let following = match last {
-            true => None,
-            false => {
-                let logits = reader.step(next, *delta).map_err(fail)?;
-                let token = sampler.sample(&logits).map_err(fail)?;
-                async_eval([&token]).map_err(fail)?;
-                Some(token)
-            }
-        };
-        let token: u32 = next
-            .try_item_exact()
-            .map_err(|e| Error::Mlx { op: "decode", message: e.to_string() })?;
-        span.units(1);
-        drop(span);
-        if let Some(following) = following {
-            *next = following;
-        }
+    /// Takes the next token, and sends what it means. `caches` are its own once they are asked for.
+    ///
+    /// # Errors
+    /// What went wrong; the caller sends it as the end of the stream.
+    pub(crate) fn take(
+        &mut self,
+        token: u32,
+        caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
+    ) -> Result<Status> {
+        let last = self.is_last();
         if let Some(timer) = &mut self.job.timer {
             timer.token();
         }
         self.first_token.get_or_insert_with(Instant::now);
         self.completion_tokens += 1;
         self.units.push(Unit::Token(token));
-        self.take_token(token, last)
+        match self.read_token(token, last)? {
+            Some(reason) => self.end(reason, caches),
+            None => Ok(Status::Running),
+        }
     }
 
-    fn take_token(&mut self, token: u32, last: bool) -> Result<Status> {
+    /// Sends the text of `token`; returns why the answer ends, if it does.
+    fn read_token(&mut self, token: u32, last: bool) -> Result<Option<FinishReason>> {
         if self.job.stop_tokens.contains(&token) {
-            return self.finish(FinishReason::Stop);
+            return self.finish(FinishReason::Stop).map(Some);
         }
         let piece = {
             let mut span = Span::enter(&*self.job.recorder, Phase::Detokenise);
@@ -430,9 +439,9 @@ impl Generation {
         if let Some(piece) = piece
             && self.say(&piece)
         {
-            return self.end(FinishReason::Stop);
+            return Ok(Some(FinishReason::Stop));
         }
-        if last { self.finish(FinishReason::Length) } else { Ok(Status::Running) }
+        last.then(|| self.finish(FinishReason::Length)).transpose()
     }
 
     /// Sends `piece` as far as no stop text begins in it; returns whether one was found.
@@ -444,22 +453,26 @@ impl Generation {
         matched.stopped
     }
 
-    /// Sends what was held back, then the end.
-    fn finish(&mut self, reason: FinishReason) -> Result<Status> {
+    /// Sends what was held back; returns why the answer ends.
+    fn finish(&mut self, reason: FinishReason) -> Result<FinishReason> {
         if let Some(rest) = self.text.finish(&self.job.tokenizer)?
             && self.say(&rest)
         {
-            return self.end(FinishReason::Stop);
+            return Ok(FinishReason::Stop);
         }
         let held = self.stop.finish();
         if !held.is_empty() {
             self.job.send(Event::Text(held));
         }
-        self.end(reason)
+        Ok(reason)
     }
 
-    fn end(&mut self, reason: FinishReason) -> Result<Status> {
-        self.keep_prefix();
+    fn end(
+        &mut self,
+        reason: FinishReason,
+        caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
+    ) -> Result<Status> {
+        self.keep_prefix(&caches().map_err(|e| mlx_error("decode", &e))?);
         let mut usage = Usage::new(self.job.prompt.ids.len(), self.completion_tokens);
         usage.image_tokens = self.job.prompt.image_tokens;
         usage.cached_tokens = self.reused;
@@ -467,8 +480,8 @@ impl Generation {
         let first = self.first_token.unwrap_or(now);
         let completion = Completion::new(reason, usage)
             .with_times(first - self.job.started, now.saturating_duration_since(first));
-        // Before the end is seen: who has seen it may ask for the report at once.
-        drop(self.job.timer.take());
+        // Before the end is seen: who has seen it may ask for the report, or again, at once.
+        drop((self.job.timer.take(), self.job.place.take()));
         self.job.report_memory();
         self.job.send(Event::End(completion));
         Ok(Status::Done)

@@ -113,7 +113,7 @@ fn prefill(
     model: &dyn VisionLanguageModel,
     embeddings: &Array,
     positions: &crate::rope::Positions,
-    caches: &mut [KvCache],
+    caches: &mut Vec<KvCache>,
     step: usize,
 ) -> Array {
     let total = embeddings.dim(1) as usize;

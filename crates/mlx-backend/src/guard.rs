@@ -7,20 +7,28 @@
 //! ```
 //!
 //! Where the estimate is above the smallest bound, caches are asked for memory first; then the
-//! policy decides: smaller steps and smaller images, or an error.
+//! policy decides: smaller steps and smaller images, or an error. What is decided does not depend on
+//! other requests: one that fits, but not beside those that run, waits for them (reservation.rs).
 
 mod available;
 mod bytes;
 mod check;
 mod estimate;
 mod footprint;
+mod reservation;
 mod weights;
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use llm_core::Notice;
 use vision_preproc::{ImageProcessor, PixelBudget, Plan, Size};
 
+#[cfg(test)]
+pub(crate) use self::reservation::Promise;
+use self::reservation::Promised;
 pub use self::{
     available::MemoryBounds,
     bytes::ByteSize,
@@ -30,6 +38,7 @@ pub use self::{
 pub(crate) use self::{
     estimate::{Estimate, ImageWork, Kept, Setting, Work},
     footprint::{DecoderFootprint, Footprint, TowerFootprint},
+    reservation::{LEDGER, Reservation},
     weights::resident_bytes,
 };
 use crate::{Error, Result, memory};
@@ -68,6 +77,8 @@ pub(crate) struct Guard {
     pub(crate) setting: Setting,
     pub(crate) options: MemoryOptions,
     pub(crate) kept: Kept,
+    /// Most requests whose tokens are made together.
+    pub(crate) max_batch: usize,
 }
 
 /// A request as headers describe it.
@@ -94,26 +105,60 @@ pub(crate) struct Admitted {
 }
 
 impl Guard {
-    /// Decides about a request.
+    /// Decides about a request, and promises it the memory; waits while others hold what it needs.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if it does not fit and may not, or cannot, be made to.
-    pub(crate) fn admit(&self, asked: &Asked<'_>) -> Result<Admitted> {
-        let held = memory::held(self.setting.backend);
-        let mut view = View { held, bounds: memory::bounds(self.setting.backend, self.options) };
-        let wanted = self.estimate(asked, &view, asked.budget, asked.prefill_step_tokens);
-        if !view.allows(&wanted) {
-            // What caches hold is worth less than an answer as it was asked for.
-            let missing = wanted.required().1.saturating_sub(view.bounds.smallest().1);
-            if memory::reclaim(missing) > 0 {
-                view.held = memory::held(self.setting.backend);
-                view.bounds = memory::bounds(self.setting.backend, self.options);
+    /// [`Error::OutOfMemory`] if it does not fit and may not, or cannot, be made to;
+    /// [`Error::Cancelled`] once `cancelled` says so.
+    pub(crate) fn admit(
+        &self,
+        asked: &Asked<'_>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Admitted, Reservation)> {
+        // One at a time: who waits must not be overtaken by smaller ones for ever.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reclaimed = false;
+        loop {
+            let others = LEDGER.promised();
+            let (alone, beside) = self.views(&others);
+            let wanted = self.estimate(asked, &beside, asked.budget, asked.prefill_step_tokens);
+            if !beside.allows(&wanted) && !std::mem::replace(&mut reclaimed, true) {
+                // What caches hold is worth less than an answer as it was asked for.
+                let missing = wanted.required().1.saturating_sub(beside.bounds.smallest().1);
+                if memory::reclaim(missing) > 0 {
+                    continue;
+                }
             }
+            let admitted = self.decide(asked, &alone)?;
+            let Admitted { budget, prefill_step_tokens, .. } = admitted;
+            let needed = self.estimate(asked, &beside, budget, prefill_step_tokens);
+            if others.requests == 0 || beside.allows(&needed) {
+                let work = self.work(asked, budget, prefill_step_tokens);
+                let promise = self.setting.promise(&work, self.max_batch > 1);
+                return Ok((admitted, LEDGER.promise(promise)));
+            }
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            LEDGER.wait_for_change(others);
         }
-        self.decide(asked, &view)
     }
 
-    /// As [`admit`](Self::admit), in a given state of the memory.
+    /// Returns the state of the memory as if nothing ran, and beside all that was promised.
+    fn views(&self, others: &Promised) -> (View, View) {
+        let held = memory::held(self.setting.backend);
+        let bounds = memory::bounds(self.setting.backend, self.options);
+        let alone = View { held: held.saturating_sub(others.held), bounds };
+        let together = self.setting.batch_bytes(others.requests + 1);
+        let beside = held.saturating_add(others.missing).saturating_add(together);
+        (alone, View { held: beside, bounds })
+    }
+
+    /// Decides about a request that is alone, in a given state of the memory.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
     pub(crate) fn decide(&self, asked: &Asked<'_>, view: &View) -> Result<Admitted> {
         let steps = asked.prefill_step_tokens;
         let wanted = self.estimate(asked, view, asked.budget, steps);
@@ -157,14 +202,18 @@ impl Guard {
         budget: PixelBudget,
         prefill_step_tokens: usize,
     ) -> Estimate {
-        let work = Work {
+        let work = self.work(asked, budget, prefill_step_tokens);
+        Estimate::new(&self.setting, &work, view.held.saturating_sub(self.setting.weight_bytes))
+    }
+
+    fn work(&self, asked: &Asked<'_>, budget: PixelBudget, prefill_step_tokens: usize) -> Work {
+        Work {
             images: asked.plans(&budget).map(|(size, plan)| image_work(size, &plan)).collect(),
             text_tokens: asked.text_tokens as u64,
             new_tokens: asked.new_tokens as u64,
             prefill_step_tokens: prefill_step_tokens as u64,
             kept: self.kept,
-        };
-        Estimate::new(&self.setting, &work, view.held.saturating_sub(self.setting.weight_bytes))
+        }
     }
 
     /// Returns the budget with the largest `max_pixels` for which `fits` holds, in steps of a

@@ -1,6 +1,8 @@
 //! Keys and values of the tokens already read.
 
-use std::ops::Range;
+mod rows;
+
+use std::{fmt, ops::Range};
 
 use mlx_rs::{
     Array,
@@ -8,12 +10,56 @@ use mlx_rs::{
     ops::{self, indexing::TryIndexOp},
 };
 
-use crate::ffi::{slice, slice_update};
+pub(crate) use self::rows::{RowCaches, padded_tokens};
+use crate::{
+    ffi::{slice, slice_update},
+    nn::attention,
+};
+
+/// What the layers of a decoder have read: one sequence, or several that are read together.
+pub(crate) trait LayerCaches: fmt::Debug {
+    /// Appends keys and values `[B, K, L, D]` in `layer`, and returns the attention of the queries
+    /// `[B, H, L, D]`, which stand at the same places, over all that each may see: `[B, H, L, D]`.
+    fn attend(
+        &mut self,
+        layer: usize,
+        queries: &Array,
+        new: (&Array, &Array),
+        how: Attention,
+    ) -> MlxResult<Array>;
+}
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    /// What products of queries and keys are multiplied with.
+    pub(crate) scale: f32,
+    /// Whether MLX has a fused kernel for it.
+    pub(crate) fused: bool,
+}
+
+impl LayerCaches for Vec<KvCache> {
+    fn attend(
+        &mut self,
+        layer: usize,
+        queries: &Array,
+        (keys, values): (&Array, &Array),
+        how: Attention,
+    ) -> MlxResult<Array> {
+        let cache = self.get_mut(layer).ok_or_else(no_layer)?;
+        let (keys, values) = cache.update(keys, values)?;
+        attention(queries, &keys, &values, how.scale, true, how.fused)
+    }
+}
+
+fn no_layer() -> Exception {
+    Exception::custom("a cache of fewer layers than the decoder has")
+}
 
 /// Tokens by which the buffers grow; growing copies, so it must be rare.
 pub(crate) const STEP_TOKENS: i32 = 256;
 
-/// Keys and values of one layer: `[B, K, S, D]`, grown in steps.
+/// Keys and values of one sequence in one layer: `[1, K, S, D]`, grown in steps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KvCache {
     buffers: Option<(Array, Array)>,
@@ -32,9 +78,7 @@ impl KvCache {
         let (all_keys, all_values) = match self.buffers.take() {
             Some((k, v)) if k.dim(2) >= end => (k, v),
             held => {
-                // Not a multiple of 256: of such buffers MLX takes cuDNN for single queries on CUDA,
-                // which at 2900 tokens takes 114 us a layer where its own kernel takes 43.
-                let capacity = (end + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS + 1;
+                let capacity = capacity(end);
                 let (old_k, old_v) = held.unzip();
                 (
                     grown(old_k.as_ref(), keys, start, capacity)?,
@@ -88,6 +132,19 @@ impl KvCache {
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.buffers.iter().flat_map(|(k, v)| [k, v])
     }
+
+    /// Returns how many bytes the buffers of `layers` take.
+    pub(crate) fn bytes(layers: &[Self]) -> u64 {
+        layers.iter().flat_map(Self::arrays).map(|buffer| buffer.nbytes() as u64).sum()
+    }
+}
+
+/// Returns the size of buffers for `tokens` of one sequence.
+///
+/// Not a multiple of 256: of such buffers MLX takes cuDNN for single queries on CUDA, which at 2900
+/// tokens takes 114 us a layer where its own kernel takes 43.
+fn capacity(tokens: i32) -> i32 {
+    (tokens + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS + 1
 }
 
 /// Returns a buffer of `capacity` tokens, shaped like `like`, that begins with `used` of `old`.

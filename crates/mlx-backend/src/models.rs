@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     device::Backend,
     guard::Footprint,
-    kv_cache::KvCache,
+    kv_cache::LayerCaches,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -41,8 +41,15 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array>;
     /// Returns the rotation of the tokens of a prompt in `range`.
     fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation>;
-    /// Embeddings `[B, L, E]` to hidden states `[B, L, E]`, adding the tokens to the caches.
-    fn forward(&self, x: Array, rotation: &Rotation, caches: &mut [KvCache]) -> MlxResult<Array>;
+    /// Embeddings `[B, L, E]` to hidden states `[B, L, E]`, adding the tokens to the caches. With
+    /// [`Rotation::Rows`], `[1, B, E]` are a token of each of `B` sequences: side by side, since a
+    /// product of many rows is one only then.
+    fn forward(
+        &self,
+        x: Array,
+        rotation: &Rotation,
+        caches: &mut dyn LayerCaches,
+    ) -> MlxResult<Array>;
     /// Hidden states `[.., E]` to logits `[.., V]`.
     fn logits(&self, hidden: &Array) -> MlxResult<Array>;
 }

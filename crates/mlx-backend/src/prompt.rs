@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     caches::{Caches, Digest, Lease, Unit},
     chat,
-    guard::{Asked, Guard},
+    guard::{Asked, Guard, Reservation},
     models::Media,
 };
 
@@ -63,6 +63,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) prefill_step_tokens: usize,
     /// What is done otherwise than asked.
     pub(crate) notice: Option<Notice>,
+    /// The memory that it was promised.
+    pub(crate) reservation: Reservation,
 }
 
 impl Frontend {
@@ -70,12 +72,13 @@ impl Frontend {
     /// no pixels.
     ///
     /// # Errors
-    /// If an image cannot be used, a text cannot be said, or the prompt does not fit into the
-    /// context or into memory.
+    /// If an image cannot be used, a text cannot be said, the prompt does not fit into the context or
+    /// into memory, or `cancelled` says so while it waits for memory.
     pub(crate) fn prepare<'a>(
         &self,
         messages: &'a [Message],
         params: &GenerateParams,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<Prepared<'a>> {
         // The text first: it is cheap, and its errors should not wait for images.
         let rendered = self.render(messages)?;
@@ -88,14 +91,15 @@ impl Frontend {
         let images = messages.iter().flat_map(Message::images).enumerate();
         let opened = images.map(|(i, image)| self.open(i, image)).collect::<Result<Vec<_>>>()?;
         let sizes: Vec<Size> = opened.iter().map(|image| image.size).collect();
-        let admitted = self.guard.admit(&Asked {
+        let asked = Asked {
             sizes: &sizes,
             processor: self.model.processor.as_ref(),
             budget: pixel_budget(params),
             text_tokens: short.len(),
             new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
             prefill_step_tokens: self.prefill_step_tokens,
-        })?;
+        };
+        let (admitted, reservation) = self.guard.admit(&asked, cancelled)?;
         let sources = opened.into_iter().map(|image| self.plan(image, admitted.budget));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         Ok(Prepared {
@@ -103,6 +107,7 @@ impl Frontend {
             sources,
             prefill_step_tokens: admitted.prefill_step_tokens,
             notice: admitted.notice,
+            reservation,
         })
     }
 

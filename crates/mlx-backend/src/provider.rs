@@ -17,7 +17,10 @@ use llm_core::{
     Request, Result as CoreResult, Stage,
 };
 use perf_monitor::{GenerationTimer, NullRecorder, Phase, Recorder, Span};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    mpsc::{self, UnboundedReceiver, UnboundedSender},
+};
 use vision_preproc::{ImageProcessor, Limits, Rescale};
 
 use crate::{
@@ -72,6 +75,11 @@ pub struct MlxOptions {
     pub compute_type: ComputeType,
     /// Prompt tokens read at a time, at least 1: more is faster and takes more memory.
     pub prefill_step_tokens: usize,
+    /// Most answers of a model that are made at a time, at least 1: their tokens are computed together,
+    /// which takes hardly longer than those of one. Further requests wait in order.
+    pub max_batch: usize,
+    /// Most requests that wait beyond those; further ones are refused with [`Error::Busy`].
+    pub max_queue: usize,
     /// Never goes to the network, even for a model that is not here.
     pub offline: bool,
     /// Bounds on images, checked before they are decoded.
@@ -96,6 +104,8 @@ impl Default for MlxOptions {
             quantize: None,
             compute_type: ComputeType::Auto,
             prefill_step_tokens: 2048,
+            max_batch: 16,
+            max_queue: 256,
             offline: false,
             limits: Limits::default(),
             memory: MemoryOptions::default(),
@@ -114,6 +124,8 @@ impl fmt::Debug for MlxOptions {
             .field("quantize", &self.quantize)
             .field("compute_type", &self.compute_type)
             .field("prefill_step_tokens", &self.prefill_step_tokens)
+            .field("max_batch", &self.max_batch)
+            .field("max_queue", &self.max_queue)
             .field("offline", &self.offline)
             .field("memory", &self.memory)
             .finish_non_exhaustive()
@@ -138,6 +150,8 @@ pub struct MlxProvider {
     path: PathBuf,
     frontend: Arc<Frontend>,
     options: MlxOptions,
+    /// A place for each request that may be in flight.
+    places: Arc<Semaphore>,
 }
 
 impl MlxProvider {
@@ -165,13 +179,16 @@ impl MlxProvider {
                 setting: model.setting,
                 options: options.memory,
                 kept: options.caches.limits().into(),
+                max_batch: options.max_batch,
             },
             prefill_step_tokens: options.prefill_step_tokens,
             model,
             recorder: options.recorder.clone(),
             caches: options.caches.clone(),
         });
-        Ok(Self { info, path, frontend, options })
+        let places = options.max_batch.max(1).saturating_add(options.max_queue);
+        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { info, path, frontend, options, places })
     }
 
     /// Returns the folder that the model was loaded from.
@@ -207,8 +224,14 @@ impl Provider for MlxProvider {
         let (started, timer) = (Instant::now(), GenerationTimer::start(&self.options.recorder));
         request.params = request.params.or(&self.options.defaults);
         request.validate(&self.info)?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy {
+            max_batch: self.options.max_batch,
+            max_queue: self.options.max_queue,
+        })?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let work = Work { frontend: self.frontend.clone(), request, started, timer };
+        let max_batch = self.options.max_batch;
+        let frontend = self.frontend.clone();
+        let work = Work { frontend, request, started, timer, max_batch, place };
         // Decoding a photo takes a while; neither the caller's executor nor the MLX thread waits.
         thread::Builder::new()
             .name("mlx-prompt".to_owned())
@@ -267,6 +290,8 @@ struct Work {
     request: Request,
     started: Instant,
     timer: GenerationTimer,
+    max_batch: usize,
+    place: OwnedSemaphorePermit,
 }
 
 impl Work {
@@ -280,7 +305,7 @@ impl Work {
         let Self { frontend, request, .. } = self;
         let messages = request.messages_with_system();
         let params = &request.params;
-        let prepared = frontend.prepare(&messages, params)?;
+        let prepared = frontend.prepare(&messages, params, &|| events.is_closed())?;
         if let Some(notice) = prepared.notice {
             let _ = events.send(Ok(Event::Notice(notice)));
         }
@@ -294,6 +319,9 @@ impl Work {
             tokenizer: frontend.model.tokenizer.clone(),
             stop_tokens: frontend.model.stop_tokens.clone(),
             prefill_step_tokens: prepared.prefill_step_tokens,
+            max_batch: self.max_batch,
+            place: Some(self.place),
+            reservation: prepared.reservation,
             events: events.clone(),
             recorder: frontend.recorder.clone(),
             timer: Some(self.timer),

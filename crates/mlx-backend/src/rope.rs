@@ -32,6 +32,8 @@ impl Positions {
 pub(crate) enum Rotation {
     /// Consecutive positions from this one on, a number: MLX's fused kernel does it.
     Offset(Array),
+    /// The position of the one token that each of several sequences adds, `[B]`.
+    Rows(Array),
     /// Cosines and sines, `[L, D]`.
     Table(Array, Array),
 }
@@ -40,6 +42,11 @@ impl Rotation {
     /// Returns the rotation of tokens at consecutive positions from `first` on.
     pub(crate) fn from(first: i32) -> Self {
         Self::Offset(Array::from_int(first))
+    }
+
+    /// Returns the rotation of a token of each of several sequences, at `positions`.
+    pub(crate) fn rows(positions: &[i32]) -> Self {
+        Self::Rows(Array::from_slice(positions, &[positions.len() as i32]))
     }
 }
 
@@ -92,7 +99,7 @@ impl Rope {
     /// Rotates `[B, H, L, D]`.
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
-            Rotation::Offset(offset) => {
+            Rotation::Offset(offset) | Rotation::Rows(offset) => {
                 fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, None)
             }
             Rotation::Table(cos, sin) => rotate(x, cos, sin, self.compiles),
@@ -153,6 +160,20 @@ mod tests {
         image.axes[1][3] = 2;
         assert_eq!(image.run_of(&(0..3)), Some(0));
         assert_eq!(image.run_of(&(2..5)), None);
+    }
+
+    #[test]
+    fn each_row_turns_by_its_own_position() {
+        let rope = Rope::new(16, 1e6, [2, 3, 3], false);
+        let values: Vec<f32> = (0..3 * 2 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
+        let x = Array::from_slice(&values, &[3, 2, 1, 16]);
+        let positions = [7, 0, 300];
+        let all = rope.apply(&x, &Rotation::rows(&positions)).unwrap();
+        for (row, position) in (0..).zip(positions) {
+            let of = |x: &Array| x.try_index((row..row + 1, .., .., ..)).unwrap();
+            let one = rope.apply(&of(&x), &Rotation::from(position)).unwrap();
+            assert!(one.eq_values(of(&all)).unwrap(), "row {row}");
+        }
     }
 
     #[test]

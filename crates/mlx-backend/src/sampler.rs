@@ -11,6 +11,31 @@ use mlx_rs::{
     random::{self, RandomState},
 };
 
+use crate::ffi::slice;
+
+/// `[B, V]` logits to the tokens `[B]` that the sampler of each row chooses.
+pub(crate) fn sample_rows<'a>(
+    samplers: impl ExactSizeIterator<Item = &'a mut Sampler>,
+    logits: &Array,
+) -> MlxResult<Array> {
+    let mut samplers: Vec<&mut Sampler> = samplers.collect();
+    match samplers.as_mut_slice() {
+        [one] => one.sample(logits),
+        all if all.iter().all(|sampler| sampler.takes_likeliest()) => likeliest(logits),
+        all => {
+            let vocabulary = logits.dim(1);
+            let tokens = (0..).zip(all).map(|(row, sampler)| {
+                sampler.sample(&slice(logits, [row, 0], [row + 1, vocabulary])?)
+            });
+            ops::concatenate(&tokens.collect::<MlxResult<Vec<_>>>()?, 0)
+        }
+    }
+}
+
+fn likeliest(logits: &Array) -> MlxResult<Array> {
+    ops::indexing::argmax_axis(logits.as_dtype(Dtype::Float32)?, -1, false)
+}
+
 /// Sampling parameters and what was seen so far of one request.
 #[derive(Debug)]
 pub(crate) struct Sampler {
@@ -40,14 +65,22 @@ impl Sampler {
         })
     }
 
+    /// Whether the token depends on the logits alone.
+    fn takes_likeliest(&self) -> bool {
+        self.temperature == 0.0 && self.penalties.is_none()
+    }
+
     /// `[1, V]` logits to a token `[1]`, which from now on counts as seen.
     pub(crate) fn sample(&mut self, logits: &Array) -> MlxResult<Array> {
+        if self.takes_likeliest() {
+            return likeliest(logits);
+        }
         let mut logits = logits.as_dtype(Dtype::Float32)?;
         if let Some(penalties) = &self.penalties {
             logits = penalties.apply(&logits)?;
         }
         let token = if self.temperature == 0.0 {
-            ops::indexing::argmax_axis(&logits, -1, false)?
+            likeliest(&logits)?
         } else {
             let logits = self.filter(&logits.divide(Array::from_f32(self.temperature))?)?;
             random::categorical(&logits, -1, None, &self.random.next_key()?)?
@@ -168,6 +201,35 @@ mod tests {
 
     fn random(seed: u64) -> GenerateParams {
         GenerateParams { temperature: Some(1.0), seed: Some(seed), ..Default::default() }
+    }
+
+    /// Rows with parameters of their own draw what they draw alone.
+    #[test]
+    fn each_row_has_its_own_sampler() {
+        let of_rows = [
+            vec![GenerateParams::default(); 3],
+            vec![
+                random(1),
+                GenerateParams::default(),
+                GenerateParams { repetition_penalty: Some(4.0), ..Default::default() },
+                GenerateParams { top_k: Some(2), ..random(7) },
+            ],
+        ];
+        for params in of_rows {
+            let new = |params| Sampler::new(params, &[1], 5).unwrap();
+            let mut samplers: Vec<Sampler> = params.iter().map(new).collect();
+            let rows = samplers.len() as i32;
+            let mut logits = Array::from_slice(&LOGITS, &[1, 5]);
+            logits = ops::broadcast_to(&logits, &[rows, 5]).unwrap();
+            let mut found = vec![Vec::new(); params.len()];
+            for _ in 0..20 {
+                let tokens = sample_rows(samplers.iter_mut(), &logits).unwrap();
+                let tokens = tokens.to_vec_exact::<u32>().unwrap();
+                found.iter_mut().zip(tokens).for_each(|(row, token)| row.push(token));
+            }
+            let alone: Vec<_> = params.iter().map(|params| draws(params, &[1], 20)).collect();
+            assert_eq!(found, alone);
+        }
     }
 
     #[test]

@@ -19,9 +19,12 @@ use super::{
     processor_identity, rgb_content,
 };
 use crate::{
+    batch::Batch,
     checkpoint::Checkpoint,
+    device::Backend,
     engine::{LoadSpec, build},
     generate::{Generation, Job, Status},
+    guard::{LEDGER, Promise},
     models::{self, VisionLanguageModel},
     prompt::{Prompt, PromptImage},
     provider::image_processor,
@@ -152,24 +155,31 @@ impl Bench {
             stop_tokens: Arc::new(BTreeSet::new()),
             // Images and text are cut through.
             prefill_step_tokens: 23,
+            max_batch: 1,
+            place: None,
+            reservation: LEDGER.promise(Promise::default()),
             events,
             recorder: Arc::new(NullRecorder),
             timer: None,
             started: Instant::now(),
         };
         let mut generation = Generation::new(job, self.model.clone(), self.device.clone());
-        generation.step().unwrap();
+        generation.step(true).unwrap();
         let asked = asked.recv().unwrap();
         for &index in &asked {
             generation.give(index, patches[index].clone());
         }
         let floats = |logits: &Array| logits.reshape(&[-1]).unwrap().to_vec_cast::<f32>().unwrap();
-        let mut steps = Vec::new();
-        while generation.step().unwrap() == Status::Running {
-            steps.extend(generation.logits().map(floats));
+        while generation.step(true).unwrap() == Status::Running {}
+        let read = generation.take_read().unwrap();
+        let (first, reused) = (floats(&read.logits), generation.reused());
+        let mut batch = Batch::new(self.model.clone(), Backend::Cpu);
+        batch.join(generation, read);
+        while !batch.is_empty() {
+            batch.step().unwrap();
         }
-        let logits = [steps.first().unwrap().clone(), steps.last().unwrap().clone()];
-        Outcome { logits, reused: generation.reused(), encoded: asked.len() }
+        let last = floats(batch.logits.as_ref().unwrap());
+        Outcome { logits: [first, last], reused, encoded: asked.len() }
     }
 
     /// Runs a prompt here and afresh, compares, and returns what was reused and encoded.

@@ -141,7 +141,12 @@ impl Guard {
             unpacks: backend.unpacks_from_rows().is_some()
                 && (options.quantize.is_some() || checkpoint.quantization() != &Default::default()),
         };
-        Ok(Self { setting, options: options.memory, kept: options.caches.limits().into() })
+        Ok(Self {
+            setting,
+            options: options.memory,
+            kept: options.caches.limits().into(),
+            max_batch: options.max_batch,
+        })
     }
 
     /// Checks that the weights themselves fit, before they are read.

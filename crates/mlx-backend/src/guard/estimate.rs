@@ -15,10 +15,16 @@
 
 use serde::Serialize;
 
-use super::footprint::{
-    DecoderFootprint, Footprint, TowerFootprint, product, sum, whole_score_bytes,
+use super::{
+    footprint::{DecoderFootprint, Footprint, TowerFootprint, product, sum, whole_score_bytes},
+    reservation::Promise,
 };
-use crate::{caches::CacheLimits, device::Backend, kv_cache::STEP_TOKENS, nn::MAX_SCORE_BYTES};
+use crate::{
+    caches::CacheLimits,
+    device::Backend,
+    kv_cache::{STEP_TOKENS, padded_tokens},
+    nn::MAX_SCORE_BYTES,
+};
 
 /// A stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -256,6 +262,29 @@ impl Setting {
             term("features in the cache", self.all_feature_bytes(work).min(work.kept.features)),
             term("prefix in the cache", self.kept_prefix(tokens, work)),
         ]
+    }
+
+    /// Returns what the request `work` holds between its turns at most; if `batched`, in buffers that
+    /// it shares with longer ones.
+    pub(crate) fn promise(&self, work: &Work, batched: bool) -> Promise {
+        let tokens = self.prompt_tokens(work).saturating_add(work.new_tokens);
+        let padded = u64::from(padded_tokens(u32::try_from(tokens).unwrap_or(u32::MAX)));
+        let embeddings = product(&[tokens, self.footprint.decoder.hidden, self.value_bytes, 2]);
+        Promise {
+            answer: sum([self.key_values(if batched { padded } else { tokens }), self.logits()]),
+            prompt: sum([self.all_patch_bytes(work), self.all_feature_bytes(work), embeddings]),
+        }
+    }
+
+    /// Returns what a step that makes a token for each of `requests` takes besides: packed weights are
+    /// unpacked from some number of rows on.
+    pub(crate) fn batch_bytes(&self, requests: u64) -> u64 {
+        let unpacks = self.backend.unpacks_from_rows().is_some_and(|rows| requests >= rows as u64);
+        let DecoderFootprint { layers, hidden, inner, .. } = self.footprint.decoder;
+        match unpacks && self.unpacks {
+            true => product(&[hidden, inner, 5, self.value_bytes, layers.min(LAZY_LAYERS)]),
+            false => 0,
+        }
     }
 
     fn prompt_tokens(&self, work: &Work) -> u64 {

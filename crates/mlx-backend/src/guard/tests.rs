@@ -47,7 +47,7 @@ fn processor() -> ImageProcessor {
 
 fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Result<Admitted> {
     let options = MemoryOptions { limit_bytes: Some(limit), policy };
-    let guard = Guard { setting: setting(), options, kept: Kept::default() };
+    let guard = Guard { setting: setting(), options, kept: Kept::default(), max_batch: 1 };
     let processor = processor();
     let asked = asked(sizes, &processor, steps).0;
     guard.decide(&asked, &view(limit))
@@ -67,8 +67,12 @@ fn asked<'a>(
         new_tokens: 512,
         prefill_step_tokens: steps,
     };
-    let guard =
-        Guard { setting: setting(), options: MemoryOptions::default(), kept: Kept::default() };
+    let guard = Guard {
+        setting: setting(),
+        options: MemoryOptions::default(),
+        kept: Kept::default(),
+        max_batch: 1,
+    };
     let required =
         move |budget, steps| guard.estimate(&asked, &view(0), budget, steps).required().1;
     (asked, required)
@@ -147,6 +151,7 @@ fn steps_are_made_smaller_before_images() {
         setting: setting(),
         options: MemoryOptions { policy, ..MemoryOptions::default() },
         kept: Kept::default(),
+        max_batch: 1,
     };
     let at = |steps| {
         let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);
@@ -203,4 +208,41 @@ fn keys_and_values_are_charged_by_the_step_of_their_buffers() {
     };
     let token = 36_864 * 2;
     assert_eq!([1, 256, 257].map(key_values), [256 * token, 256 * token, 512 * token]);
+}
+
+/// What is promised is the sum over all requests, whatever they hold of it by now.
+#[test]
+fn promises_add_up_until_they_are_given_back() {
+    static OWN: reservation::Ledger = reservation::Ledger::new();
+    let now = || (OWN.promised().held, OWN.promised().missing);
+    assert_eq!(now(), (0, 0));
+    let one = OWN.promise(Promise { answer: 100, prompt: 7 });
+    let two = OWN.promise(Promise { answer: 50, prompt: 5 });
+    assert_eq!(now(), (0, 162));
+    one.holds(30);
+    assert_eq!(now(), (30, 132));
+    one.prompt_was_read(40);
+    assert_eq!(now(), (40, 115));
+    // More than was promised is not less than nothing.
+    two.holds(80);
+    assert_eq!(now(), (120, 65));
+    drop(one);
+    assert_eq!(now(), (80, 5));
+    assert_eq!(OWN.promised().requests, 1);
+    drop(two);
+    assert_eq!(OWN.promised(), Promised::default());
+}
+
+#[test]
+fn a_request_is_promised_its_whole_answer() {
+    let work = Work { text_tokens: 700, new_tokens: 300, ..Work::default() };
+    let token = 36_864 * 2;
+    let logits = 151_936 * 4 * 6;
+    // A thousand tokens, and beside one that is half as long again.
+    assert_eq!(setting().promise(&work, false).answer, 1024 * token + logits);
+    assert_eq!(setting().promise(&work, true).answer, 1536 * token + logits);
+    assert_eq!(setting().batch_bytes(16), 0);
+    let unpacks = Setting { unpacks: true, ..setting() };
+    assert_eq!(unpacks.batch_bytes(7), 0);
+    assert_eq!(unpacks.batch_bytes(8), 2048 * 11_008 * 5 * 4 * 4);
 }

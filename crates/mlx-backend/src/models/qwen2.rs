@@ -14,9 +14,9 @@ use crate::{
     device::Backend,
     ffi::slice,
     guard::DecoderFootprint,
-    kv_cache::KvCache,
+    kv_cache::{self, LayerCaches},
     matvec::Epilogue,
-    nn::{Embedding, Joined, Linear, Mlp, RmsNorm, attention, settle},
+    nn::{Embedding, Joined, Linear, Mlp, RmsNorm, settle},
     rope::{Rope, Rotation},
     weights::Scope,
 };
@@ -170,16 +170,19 @@ impl Model {
         self.embed_tokens.forward(ids)
     }
 
-    /// `[B, L, E]` to `[B, L, E]`, adding the tokens to the caches.
+    /// `[B, L, E]` to `[B, L, E]`, adding the tokens to the caches; with [`Rotation::Rows`],
+    /// `[1, B, E]` are a token of each of `B` sequences.
     pub(crate) fn forward(
         &self,
         mut x: Array,
         rotation: &Rotation,
-        caches: &mut [KvCache],
+        caches: &mut dyn LayerCaches,
     ) -> MlxResult<Array> {
-        for (i, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
-            x = layer.forward(&x, &self.rope, rotation, cache)?;
-            if (i + 1) % self.settle_layers == 0 {
+        // Steps of single tokens are small, and must not be waited for.
+        let settles = x.dim(1) > 1 && !matches!(rotation, Rotation::Rows(_));
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, &self.rope, rotation, caches, i)?;
+            if settles && (i + 1) % self.settle_layers == 0 {
                 x = settle(x, self.settle_bytes)?;
             }
         }
@@ -226,9 +229,11 @@ impl Block {
         x: &Array,
         rope: &Rope,
         rotation: &Rotation,
-        cache: &mut KvCache,
+        caches: &mut dyn LayerCaches,
+        i: usize,
     ) -> MlxResult<Array> {
-        let x = self.self_attn.forward_residual(&self.input_layernorm, x, rope, rotation, cache)?;
+        let norm = &self.input_layernorm;
+        let x = self.self_attn.forward_residual(norm, x, rope, rotation, (caches, i))?;
         self.mlp.forward_residual(&self.post_attention_layernorm, &x)
     }
 }
@@ -273,17 +278,20 @@ impl Attention {
         })
     }
 
-    /// `x + attention(norm(x))`, `[B, L, E]`; each token sees itself and those before it.
+    /// `x + attention(norm(x))`, of the shape of `x`; each token sees itself and those before it.
     fn forward_residual(
         &self,
         norm: &RmsNorm,
         x: &Array,
         rope: &Rope,
         rotation: &Rotation,
-        cache: &mut KvCache,
+        (caches, layer): (&mut dyn LayerCaches, usize),
     ) -> MlxResult<Array> {
-        let (b, l, d) = (x.dim(0), x.dim(1), self.head_dim);
-        let (h, k) = (self.heads, self.key_value_heads);
+        let (h, k, d) = (self.heads, self.key_value_heads, self.head_dim);
+        let (b, l) = match rotation {
+            Rotation::Rows(_) => (x.dim(1), 1),
+            Rotation::Offset(_) | Rotation::Table(..) => (x.dim(0), x.dim(1)),
+        };
         let heads = self.qkv.forward_normed(norm, x)?;
         let heads = match l {
             // Of one token, what a transposition would change are axes of length 1.
@@ -292,13 +300,11 @@ impl Attention {
         };
         let part = |x: &Array, from: i32, to: i32| slice(x, [0, from, 0, 0], [b, to, l, d]);
         let turned = rope.apply(&part(&heads, 0, h + k)?, rotation)?; // [B, H + K, L, D]
-        let (new_keys, new_values) = (part(&turned, h, h + k)?, part(&heads, h + k, h + 2 * k)?);
-        let (keys, values) = cache.update(&new_keys, &new_values)?; // [B, K, S, D]
-
-        let scale = (d as f32).powf(-0.5);
-        let out = attention(&part(&turned, 0, h)?, &keys, &values, scale, true, self.fused)?;
+        let (keys, values) = (part(&turned, h, h + k)?, part(&heads, h + k, h + 2 * k)?);
+        let how = kv_cache::Attention { scale: (d as f32).powf(-0.5), fused: self.fused };
+        let out = caches.attend(layer, &part(&turned, 0, h)?, (&keys, &values), how)?;
         let out = if l == 1 { out } else { out.transpose_axes(&[0, 2, 1, 3])? };
-        self.o_proj.forward_onto(&out.reshape(&[b, l, h * d])?, x)
+        self.o_proj.forward_onto(&out.reshape(&[x.dim(0), x.dim(1), h * d])?, x)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     device::Backend,
     guard::Footprint,
-    kv_cache::KvCache,
+    kv_cache::LayerCaches,
     rope::{Positions, Rotation},
     weights::Weights,
 };
@@ -154,7 +154,7 @@ impl VisionLanguageModel for Model {
         &self,
         embeddings: Array,
         rotation: &Rotation,
-        caches: &mut [KvCache],
+        caches: &mut dyn LayerCaches,
     ) -> MlxResult<Array> {
         self.language_model.forward(embeddings, rotation, caches)
     }

@@ -1,0 +1,273 @@
+//! The answers of one model whose tokens are made together: a step reads the last token of each and
+//! computes the next of each, so that weights are read once for all. Answers join and leave between
+//! two steps. One that is alone is read by itself, with nothing that a batch would need.
+
+use std::rc::Rc;
+
+use mlx_rs::{
+    Array, Dtype,
+    error::Result as MlxResult,
+    ops::{self, indexing::TryIndexOp},
+    transforms::async_eval,
+};
+use perf_monitor::Span;
+
+use crate::{
+    Error, Result,
+    device::Backend,
+    generate::{Generation, ReadPrompt, Status},
+    kv_cache::{KvCache, RowCaches},
+    models::VisionLanguageModel,
+    nn::mlx_error,
+    rope::Rotation,
+    sampler::{self, Sampler},
+};
+
+/// Answers that take their steps together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    model: Rc<dyn VisionLanguageModel>,
+    backend: Backend,
+    rows: Vec<Row>,
+    read: Read,
+    /// The next token of each row, `[B]`, being computed.
+    next: Option<Array>,
+    /// Those that take part from the next step on.
+    joining: Vec<(Row, Vec<KvCache>, Array)>,
+    /// What the last step computed, `[B, V]`, for comparisons.
+    #[cfg(test)]
+    pub(crate) logits: Option<Array>,
+}
+
+/// An answer in a batch.
+#[derive(Debug)]
+struct Row {
+    generation: Generation,
+    sampler: Sampler,
+    delta: i32,
+    /// Whether it has ended.
+    done: bool,
+}
+
+/// What the decoder has read of all rows.
+#[derive(Debug)]
+enum Read {
+    One(Vec<KvCache>),
+    Many(RowCaches),
+}
+
+impl Batch {
+    /// Returns a batch of `model` without answers.
+    pub(crate) fn new(model: Rc<dyn VisionLanguageModel>, backend: Backend) -> Self {
+        Self {
+            model,
+            backend,
+            rows: Vec::new(),
+            read: Read::One(Vec::new()),
+            next: None,
+            joining: Vec::new(),
+            #[cfg(test)]
+            logits: None,
+        }
+    }
+
+    /// Returns how many answers are not complete.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.iter().filter(|row| !row.done).count() + self.joining.len()
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes in an answer whose prompt was read.
+    pub(crate) fn join(&mut self, generation: Generation, read: ReadPrompt) {
+        let ReadPrompt { caches, sampler, next, delta, .. } = read;
+        self.joining.push((Row { generation, sampler, delta, done: false }, caches, next));
+    }
+
+    /// Makes a token of each answer; ends those that are complete or have nobody who listens.
+    ///
+    /// # Errors
+    /// What MLX says; no answer can go on then.
+    pub(crate) fn step(&mut self) -> Result<()> {
+        let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
+        self.let_go();
+        self.regroup().map_err(fail)?;
+        let Some(next) = self.next.clone() else { return Ok(()) };
+        let mut spans: Vec<Span<'_>> =
+            self.rows.iter().map(|row| row.generation.decode_span()).collect();
+        // The step after these tokens is submitted before they are read, so that the device works
+        // while the host turns them into text. What it finds for an answer that ends is thrown away.
+        let following = match self.rows.iter().all(|row| row.generation.is_last()) {
+            true => None,
+            false => {
+                let tokens = self.submit(&next).map_err(fail)?;
+                async_eval([&tokens]).map_err(fail)?;
+                Some(tokens)
+            }
+        };
+        let tokens = tokens(&next)?;
+        spans.iter_mut().for_each(|span| span.units(1));
+        drop(spans);
+        self.next = following;
+        let read = &self.read;
+        for (i, (row, token)) in self.rows.iter_mut().zip(tokens).enumerate() {
+            match row.generation.take(token, &|| read.row(i)) {
+                Ok(status) => row.done = status == Status::Done,
+                Err(error) => {
+                    row.generation.report(error);
+                    row.done = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every answer with an error.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        let message = error.to_string();
+        let all = self.rows.drain(..).chain(self.joining.drain(..).map(|(row, ..)| row));
+        for mut row in all.filter(|row| !row.done) {
+            row.generation.report(Error::Mlx { op: "a batch", message: message.clone() });
+        }
+        (self.read, self.next) = (Read::One(Vec::new()), None);
+    }
+
+    /// Ends answers that nobody listens to; what was read of them is kept.
+    fn let_go(&mut self) {
+        for (i, row) in self.rows.iter_mut().enumerate().filter(|(_, row)| !row.done) {
+            if row.generation.is_cancelled() {
+                row.done = true;
+                if let Ok(caches) = self.read.row(i) {
+                    row.generation.keep_prefix(&caches);
+                }
+            }
+        }
+        // Of those who join, the prompt has been kept.
+        self.joining.retain(|(row, ..)| !row.generation.is_cancelled());
+    }
+
+    /// Removes rows that are done and adds those that join.
+    fn regroup(&mut self) -> MlxResult<()> {
+        let stays: Vec<bool> = self.rows.iter().map(|row| !row.done).collect();
+        if self.joining.is_empty() && stays.iter().all(|&stays| stays) {
+            return Ok(());
+        }
+        let (mut joining, mut next) = (Vec::new(), Vec::new());
+        // After a step that was the last of all there are no next tokens.
+        next.extend(match (self.next.take(), stays.len() as i32) {
+            (None, 0) => None,
+            (None, rows) => Some(ops::zeros_dtype(&[rows], Dtype::Uint32)?),
+            (held, _) => held,
+        });
+        for (row, caches, token) in self.joining.drain(..) {
+            self.rows.push(row);
+            joining.push(caches);
+            next.push(token);
+        }
+        let order = self.read.change(&stays, joining, self.backend)?;
+        if !order.is_empty() {
+            let picked: Vec<i32> = order.iter().map(|&row| row as i32).collect();
+            let picked = Array::from_slice(&picked, &[picked.len() as i32]);
+            self.next = Some(ops::concatenate(&next, 0)?.take_axis(&picked, 0)?);
+        }
+        let mut rows: Vec<Option<Row>> = self.rows.drain(..).map(Some).collect();
+        self.rows = order.into_iter().filter_map(|row| rows[row].take()).collect();
+        self.report_memory();
+        Ok(())
+    }
+
+    fn report_memory(&self) {
+        match &self.read {
+            Read::One(caches) => {
+                let bytes = KvCache::bytes(caches);
+                self.rows.iter().for_each(|row| row.generation.holds(bytes));
+            }
+            Read::Many(many) => {
+                let rows = self.rows.iter().zip(many.bytes());
+                rows.for_each(|(row, bytes)| row.generation.holds(bytes));
+            }
+        }
+    }
+
+    /// Returns what follows after `next`, not yet computed.
+    fn submit(&mut self, next: &Array) -> MlxResult<Array> {
+        let hidden = match &mut self.read {
+            Read::One(caches) => {
+                let delta = self.rows.first().map_or(0, |row| row.delta);
+                let read = caches.first().map_or(0, KvCache::offset);
+                let x = self.model.embed(&next.reshape(&[1, 1])?)?;
+                let hidden = self.model.forward(x, &Rotation::from(read + delta), caches)?;
+                hidden.try_index((.., -1, ..))?
+            }
+            Read::Many(many) => {
+                let deltas = self.rows.iter().map(|row| row.delta);
+                let positions: Vec<i32> = many.lengths().zip(deltas).map(|(l, d)| l + d).collect();
+                many.begin_step()?;
+                let x = self.model.embed(&next.reshape(&[1, -1])?)?;
+                let hidden = self.model.forward(x, &Rotation::rows(&positions), many)?;
+                many.end_step();
+                hidden.reshape(&[hidden.dim(1), hidden.dim(2)])?
+            }
+        };
+        let logits = self.model.logits(&hidden)?;
+        #[cfg(test)]
+        self.logits.replace(logits.clone());
+        sampler::sample_rows(self.rows.iter_mut().map(|row| &mut row.sampler), &logits)
+    }
+}
+
+impl Read {
+    /// Returns what was read of a row by itself.
+    fn row(&self, row: usize) -> MlxResult<Vec<KvCache>> {
+        match self {
+            Self::One(caches) => Ok(caches.clone()),
+            Self::Many(many) => many.row(row),
+        }
+    }
+
+    /// As [`RowCaches::change`].
+    fn change(
+        &mut self,
+        stays: &[bool],
+        mut joining: Vec<Vec<KvCache>>,
+        backend: Backend,
+    ) -> MlxResult<Vec<usize>> {
+        let staying = stays.iter().position(|&stays| stays);
+        match (self, stays.iter().filter(|&&stays| stays).count() + joining.len()) {
+            (read, 0) => {
+                *read = Self::One(Vec::new());
+                Ok(Vec::new())
+            }
+            (read, 1) => {
+                let only = joining.pop().map_or_else(|| read.row(staying.unwrap_or(0)), Ok)?;
+                *read = Self::One(only);
+                Ok(vec![staying.unwrap_or(stays.len())])
+            }
+            (Self::Many(many), _) => many.change(stays, joining),
+            (read, _) => {
+                let mut many = RowCaches::new(backend);
+                let alone = match std::mem::replace(read, Self::One(Vec::new())) {
+                    Self::One(caches) => staying.map(|_| caches),
+                    Self::Many(_) => None,
+                };
+                // What is gone has no place in the new order.
+                let gone = stays.len() - usize::from(alone.is_some());
+                let order = many.change(&[], alone.into_iter().chain(joining).collect())?;
+                *read = Self::Many(many);
+                Ok(order.into_iter().map(|row| row + gone).collect())
+            }
+        }
+    }
+}
+
+/// Waits for tokens `[B]`.
+fn tokens(next: &Array) -> Result<Vec<u32>> {
+    let fail = |message: String| Error::Mlx { op: "decode", message };
+    match next.size() {
+        1 => Ok(vec![next.try_item_exact().map_err(|e| fail(e.to_string()))?]),
+        _ => next.to_vec_cast().map_err(|e| fail(e.to_string())),
+    }
+}
