@@ -48,8 +48,9 @@ impl Libjpeg {
         }
     }
 
-    /// Decodes a colour JPEG into `rgb`, which grows as needed; returns width and height.
-    pub(crate) fn decode(&self, bytes: &[u8], rgb: &mut Vec<u8>) -> (u32, u32) {
+    /// Decodes a colour JPEG into `rgb`, which grows as needed, at the largest of the reductions by 1, 2, 4 and 8 that
+    /// leaves `least` columns; returns width and height.
+    pub(crate) fn decode(&self, bytes: &[u8], least: u32, rgb: &mut Vec<u8>) -> (u32, u32) {
         // SAFETY: zero is a value of every field: null pointers, absent functions, integers.
         let mut error: jpeg_error_mgr = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
@@ -62,6 +63,9 @@ impl Libjpeg {
             (self.create)(&raw mut cinfo, JPEG_LIB_VERSION, size_of::<jpeg_decompress_struct>());
             (self.mem_src)(&raw mut cinfo, bytes.as_ptr(), bytes.len() as c_ulong);
             (self.read_header)(&raw mut cinfo, 1);
+            let enough = |reduction: &u32| cinfo.image_width / reduction >= least;
+            cinfo.scale_num = 1;
+            cinfo.scale_denom = [8, 4, 2].into_iter().find(enough).unwrap_or(1);
             (self.start)(&raw mut cinfo);
         }
         assert_eq!(cinfo.output_components, 3, "the benchmark's images are in colour");

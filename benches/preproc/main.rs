@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! preproc peers [--rounds N] [--no-torch] [--dry]    compare, and write the tables into docs/performance.md
+//! preproc threads [--rounds N] [IMAGE...]            two images on two threads beside two on one
 //! preproc worker NAME [LIBJPEG]                      answer lines; see worker.rs
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -14,6 +15,7 @@ mod process;
 mod python;
 mod run;
 mod table;
+mod threads;
 mod turbo;
 mod worker;
 
@@ -23,8 +25,9 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
 const USAGE: &str = "\
 usage: preproc peers [--rounds N] [--no-torch] [--dry]
+       preproc threads [--rounds N] [IMAGE...]
 
-  --rounds N   runs of each job by each peer (15)
+  --rounds N   runs of each job by each peer (15), or pairs of runs (200)
   --no-torch   leave out what needs torch, five gigabytes on Linux
   --dry        print the tables and leave docs/performance.md as it is";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["worker", name, ref rest @ ..] => worker::answer(name, rest.first().copied()),
+        ["threads", ref rest @ ..] => threads::compare(rest),
         ["peers", ref rest @ ..] => {
             run::Options::parse(rest).and_then(|options| run::peers(&options))
         }

@@ -1,7 +1,7 @@
 //! This workspace's own side, through the public API alone.
 
 use vision_preproc::{
-    Filter, ImageProcessor, Letterbox, LetterboxOptions, PixelBudget, Size, Workspace, probe,
+    Filter, ImageProcessor, Letterbox, LetterboxOptions, Mode, PixelBudget, Size, Workspace, probe,
 };
 
 use crate::Result;
@@ -13,8 +13,8 @@ pub(crate) struct Ours {
     reuse: bool,
     workspace: Workspace,
     values: Vec<f32>,
-    /// The letterbox of the last job, and its side.
-    letterbox: Option<(u32, Letterbox)>,
+    /// The letterbox of the last job, its side and its mode.
+    letterbox: Option<(u32, Mode, Letterbox)>,
     processor: Option<ImageProcessor>,
 }
 
@@ -34,11 +34,13 @@ impl Peer for Ours {
     fn run(&mut self, job: Job, image: &[u8]) -> Result<&[f32]> {
         let Self { workspace, values, .. } = self;
         match job {
-            Job::Letterbox { side } => {
-                if self.letterbox.as_ref().is_none_or(|(held, _)| *held != side) {
-                    self.letterbox = Some((side, letterbox(side)?));
+            Job::Letterbox { side } | Job::Fast { side } => {
+                let mode = if matches!(job, Job::Fast { .. }) { Mode::Fast } else { Mode::Exact };
+                let held = self.letterbox.as_ref().map(|held| (held.0, held.1));
+                if held != Some((side, mode)) {
+                    self.letterbox = Some((side, mode, letterbox(side, mode)?));
                 }
-                let letterbox = &self.letterbox.as_ref().expect("made above").1;
+                let letterbox = &self.letterbox.as_ref().expect("made above").2;
                 if self.reuse {
                     values.resize(letterbox.value_count(), 0.0);
                     letterbox.process_into(image, workspace, values)?;
@@ -71,16 +73,17 @@ impl Peer for Ours {
     }
 }
 
-fn letterbox(side: u32) -> Result<Letterbox> {
+fn letterbox(side: u32, mode: Mode) -> Result<Letterbox> {
     let options = LetterboxOptions {
         filter: Filter::Lanczos,
         mean: [0.5; 3],
         std: [0.5; 3],
+        mode,
         ..LetterboxOptions::default()
     };
     Ok(Letterbox::new(Size { width: side, height: side }, options)?)
 }
 
-fn processor() -> Result<ImageProcessor> {
+pub(crate) fn processor() -> Result<ImageProcessor> {
     Ok(ImageProcessor::from_json(r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#)?)
 }

@@ -32,7 +32,8 @@ def pillow():
     """What a user writes with Pillow and NumPy; the reference of the letterbox."""
 
     def letterbox(data, side):
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+        image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
+        image = image.convert("RGB")
         image = ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, (0, 0, 0))
         values = np.asarray(image, np.float32)
         values /= np.float32(255)
@@ -40,7 +41,13 @@ def pillow():
         values /= np.float32(0.5)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
 
-    return f"Pillow {PIL.__version__} and NumPy", {"letterbox": letterbox}
+    def fast(data, side):
+        """Pillow's own way of reduced decoding."""
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", (2 * side, 2 * side))
+        return letterbox(image, side)
+
+    return f"Pillow {PIL.__version__} and NumPy", {"letterbox": letterbox, "fast": fast}
 
 
 def opencv():
@@ -49,8 +56,8 @@ def opencv():
 
     cv2.setNumThreads(1)
 
-    def letterbox(data, side):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    def letterbox(data, side, flag=cv2.IMREAD_COLOR):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         height, width = image.shape[:2]
         scale = side / max(height, width)
         size = (round(width * scale), round(height * scale))
@@ -60,7 +67,14 @@ def opencv():
         image = cv2.copyMakeBorder(image, top, below, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
         return cv2.dnn.blobFromImage(image, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
 
-    return f"OpenCV {cv2.__version__}, area", {"letterbox": letterbox}
+    def fast(data, side):
+        """The largest reduction that leaves twice the target, which the header tells."""
+        longer = max(Image.open(io.BytesIO(data)).size)
+        flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+        flag = next((flags[by] for by in flags if longer // by >= 2 * side), cv2.IMREAD_COLOR)
+        return letterbox(data, side, flag)
+
+    return f"OpenCV {cv2.__version__}, area", {"letterbox": letterbox, "fast": fast}
 
 
 def torchvision():

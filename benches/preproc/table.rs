@@ -18,6 +18,7 @@ pub(crate) fn render(job: Job, image: &Path, rounds: usize, outcomes: &[Outcome]
     let image = image.file_stem().map(|stem| stem.to_string_lossy().replace('_', " "));
     let what = match job {
         Job::Letterbox { side } => format!("Letterbox {side} x {side}"),
+        Job::Fast { side } => format!("Letterbox {side} x {side}, reduced decoding"),
         Job::Qwen { max_pixels } => format!("Qwen2.5-VL, at most {max_pixels} pixels"),
     };
     let mut rows: Vec<_> = outcomes
@@ -38,7 +39,10 @@ pub(crate) fn render(job: Job, image: &Path, rounds: usize, outcomes: &[Outcome]
             outcome.memory.map_or_else(String::new, |bytes| format!("{:.0}", bytes as f64 / 1e6));
         let agreement = match outcome.agreement {
             Agreement::Equal => "every bit".to_owned(),
-            Agreement::Levels { equal, largest } => {
+            Agreement::Levels { psnr, .. } if matches!(job, Job::Fast { .. }) => {
+                format!("{psnr:.1} dB")
+            }
+            Agreement::Levels { equal, largest, .. } => {
                 format!("{:.1} % of the levels, within {largest}", equal * 100.0)
             }
         };

@@ -99,9 +99,11 @@ impl Turbo {
 
 impl Peer for Turbo {
     fn run(&mut self, job: Job, image: &[u8]) -> Result<&[f32]> {
-        let size = self.libjpeg.decode(image, &mut self.frame);
+        // Twice the target is left, as is usual.
+        let least = if let Job::Fast { side } = job { 2 * side } else { u32::MAX };
+        let size = self.libjpeg.decode(image, least, &mut self.frame);
         match job {
-            Job::Letterbox { side } => self.letterbox(side, size)?,
+            Job::Letterbox { side } | Job::Fast { side } => self.letterbox(side, size)?,
             Job::Qwen { max_pixels } => self.qwen(max_pixels, size)?,
         }
         Ok(&self.values)

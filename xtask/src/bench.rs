@@ -34,6 +34,11 @@ pub(crate) fn peers(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin preproc -- peers").args(options))
 }
 
+/// Two images on two threads beside two on one.
+pub(crate) fn threads(options: &[&str]) -> Result {
+    run(cargo("run --release -p benches --bin preproc -- threads").args(options))
+}
+
 /// The second question about a picture beside mlx-vlm.
 pub(crate) fn cache(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin cache -- run").args(options))

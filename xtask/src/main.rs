@@ -24,6 +24,8 @@ usage: cargo xtask TASK
   bench preproc --peers [--rounds N] [--no-torch] [--dry]
                  preprocessing beside Pillow, transformers and others, into docs/performance.md;
                  installs them below target/ and needs the network the first time
+  bench preproc --threads [--rounds N] [IMAGE...]
+                 two images on two threads beside two on one
   bench cache FOLDER [--peers] [OPTION...]
                  the second question about a picture to the checkpoint in FOLDER, beside mlx-vlm
   bench checkpoint GEOMETRY FOLDER
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
+        ["bench", "preproc", "--threads", ref options @ ..] => bench::threads(options),
         ["bench", "checkpoint", ref options @ ..] => bench::checkpoint(options),
         ["bench", "generate", ref options @ ..] => bench::generate(options),
         ["bench", "cache", ref options @ ..] => bench::cache(options),

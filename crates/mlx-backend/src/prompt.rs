@@ -2,6 +2,7 @@
 //! No MLX here, so that it runs on the caller's side while the MLX thread works for others.
 
 mod images;
+mod workspaces;
 
 use std::{ops::Range, sync::Arc};
 
@@ -10,6 +11,7 @@ use perf_monitor::{Phase, Recorder, Span};
 use vision_preproc::{Grid, Limits, PixelBudget, Size};
 
 pub(crate) use self::images::ImageSource;
+pub(crate) use self::workspaces::Workspaces;
 use crate::{
     Error, Result,
     caches::{Caches, Digest, Lease, Unit},
@@ -28,6 +30,7 @@ pub(crate) struct Frontend {
     pub(crate) prefill_step_tokens: usize,
     pub(crate) recorder: Arc<dyn Recorder>,
     pub(crate) caches: Arc<Caches>,
+    pub(crate) workspaces: Workspaces,
 }
 
 /// What the model reads; pixels follow if it asks for them.

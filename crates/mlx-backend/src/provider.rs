@@ -33,7 +33,7 @@ use crate::{
     guard::{Guard, MemoryOptions},
     locate::{DownloadProgress, locate},
     memory, models,
-    prompt::Frontend,
+    prompt::{Frontend, Workspaces},
     quantize::Quantize,
     tokenizer::Tokenizer,
 };
@@ -185,6 +185,7 @@ impl MlxProvider {
             model,
             recorder: options.recorder.clone(),
             caches: options.caches.clone(),
+            workspaces: Workspaces::default(),
         });
         let places = options.max_batch.max(1).saturating_add(options.max_queue);
         let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));

@@ -28,6 +28,8 @@ const MAX_RATIO: u64 = 200;
 ///
 /// Sides are rounded half to even, as Python does. Equal to `smart_resize` of Qwen2-VL in transformers 5.23.0.
 ///
+/// A `min_pixels` of 0 is taken as 1, since a side below half of `factor` is rounded to nothing.
+///
 /// # Errors
 /// [`Error::Limit`] if one side is more than 200 times the other or a resulting side exceeds `u32`;
 /// [`Error::Shape`] if a side is zero.
@@ -68,8 +70,8 @@ pub fn smart_resize(
         let beta = (pixels / max_pixels as f64).sqrt();
         h_bar = f.max((h / beta / f).floor() * f);
         w_bar = f.max((w / beta / f).floor() * f);
-    } else if area < u128::from(min_pixels) {
-        let beta = (min_pixels as f64 / pixels).sqrt();
+    } else if area < u128::from(min_pixels.max(1)) {
+        let beta = (min_pixels.max(1) as f64 / pixels).sqrt();
         h_bar = (h * beta / f).ceil() * f;
         w_bar = (w * beta / f).ceil() * f;
     }
@@ -190,6 +192,17 @@ mod tests {
         assert!(matches!(narrow(201), Err(Error::Limit { limit: 200, found: 201, .. })));
         let empty = smart_resize(Size { width: 0, height: 0 }, 28, 3136, CAP);
         assert!(matches!(empty, Err(Error::Shape { .. })));
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn no_side_becomes_zero() {
+        for (width, height) in [(13, 13), (1, 1), (100, 13), (13, 2600), (1, 200)] {
+            for min_pixels in [0, 1] {
+                let size = smart_resize(Size { width, height }, 28, min_pixels, CAP).unwrap();
+                assert!(size.width >= 28 && size.height >= 28, "{width}x{height}: {size}");
+            }
+        }
     }
 
     #[test]

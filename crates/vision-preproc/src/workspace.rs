@@ -30,6 +30,11 @@ impl Workspace {
         Self { measures: true, ..Self::default() }
     }
 
+    /// Says whether the steps of images are measured from now on, as [`Workspace::measuring`] does.
+    pub fn measure(&mut self, measures: bool) {
+        self.measures = measures;
+    }
+
     /// How long the steps of the last image took; absent before the first, after an error, and if nothing is measured.
     pub fn times(&self) -> Option<StepTimes> {
         self.times

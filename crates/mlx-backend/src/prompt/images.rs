@@ -13,7 +13,7 @@ use std::{
 use llm_core::Image;
 use perf_monitor::{Counter, Phase, PhaseEvent, Span};
 use vision_preproc::{
-    Grid, ImageProcessor, Input, Limits, Patches, PixelBudget, RgbView, Size, StepTimes, Workspace,
+    Grid, ImageProcessor, Input, Limits, Patches, PixelBudget, RgbView, Size, StepTimes,
 };
 
 use super::Frontend;
@@ -119,14 +119,14 @@ impl Frontend {
     fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
         let view = rgb_view(source.open.image)?;
         let input = view.map_or(Input::Encoded(&source.open.bytes), Input::Rgb);
-        let mut workspace = match self.recorder.enabled() {
-            true => Workspace::measuring(),
-            false => Workspace::new(),
-        };
         let processor = self.processor()?.clone().with_limits(self.limits);
         let start = Instant::now();
-        let patches = processor.patches(input, &source.budget, &mut workspace)?;
-        if let Some(times) = workspace.times() {
+        let (patches, times) = self.workspaces.with(|workspace| {
+            workspace.measure(self.recorder.enabled());
+            let patches = processor.patches(input, &source.budget, workspace);
+            patches.map(|patches| (patches, workspace.times()))
+        })?;
+        if let Some(times) = times {
             self.report_steps(start, source, times);
         }
         if patches.grid != source.grid {

@@ -60,8 +60,12 @@ fn digits(weight: i32) -> [i8; 3] {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    #[cfg(target_arch = "x86_64")]
+    use super::digits;
     use crate::Filter;
+
+    /// Every how many cases are tried: Miri is some thousand times slower.
+    pub(crate) const STEP: usize = if cfg!(miri) { 40 } else { 1 };
 
     /// Noise, with stretches of the extreme values, which overshoot most.
     pub(super) fn bytes(len: usize) -> Vec<u8> {

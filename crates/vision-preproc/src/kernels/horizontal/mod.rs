@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn every_level_equals_the_specification() {
-        for (input, output, rows) in CASES {
+        // Miri sees the smaller half.
+        for (input, output, rows) in CASES.into_iter().take(if cfg!(miri) { 5 } else { 12 }) {
             for (filter, flipped) in filters() {
                 let key = AxisKey { input, reduction: 1, output, filter, flipped };
                 let src = bytes(rows * input as usize * 3 + Horizontal::SLACK);

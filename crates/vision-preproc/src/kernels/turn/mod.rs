@@ -4,6 +4,7 @@
 mod avx512;
 
 use super::Level;
+#[cfg(target_arch = "x86_64")]
 use super::level::Kind;
 
 /// `dst[i] = src[places[i]]`, again and again until `dst` is full.

@@ -82,12 +82,12 @@ impl Vertical {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::tests::{bytes, filters};
+    use crate::kernels::tests::{STEP, bytes, filters};
 
     #[test]
     fn every_level_equals_the_specification() {
         for (input, output) in [(1, 1), (1, 3), (5, 7), (40, 33), (64, 17), (300, 7)] {
-            for len in [1, 2, 31, 32, 33, 63, 64, 65, 300] {
+            for len in [1, 2, 31, 32, 33, 63, 64, 65, 300].into_iter().step_by(STEP.min(3)) {
                 let src = bytes(input as usize * len);
                 for (filter, flipped) in filters() {
                     let mut expected = Vec::new();

@@ -262,18 +262,22 @@ impl<'a> Decoder<'a> {
             *prediction = dc;
             let coefficients_of_block = &mut coefficients[from..from + 64];
             coefficients_of_block[0] = 0;
-            // Not `all`, which would stop early: this is a few vector instructions.
-            let ac = coefficients_of_block.iter().fold(0, |found, value| found | value);
+            let side = self.output.side(block.component);
+            // Small blocks are made faster than looked through. Not `all`, which would stop early: this is a few vector
+            // instructions.
+            let ac = match side {
+                8 => coefficients_of_block.iter().fold(0, |found, value| found | value),
+                side => i16::from(side > 1),
+            };
             coefficients_of_block[0] = i16::try_from(dc).map_err(|_| Irregular)?;
             let dc = dc * i32::from(block.quant[0]);
 
             let (h, v) = if block.component == 0 { (h, v) } else { (1, 1) };
-            let side = self.output.side(block.component);
             let plane = &mut planes[block.component];
             let to = plane.index((mcu * h + block.x) * side, (self.mcu_rows * v + block.y) * side);
             let job = idct::Job { from: from as u32, to: to as u32 };
             let stride = plane.stride();
-            if ac == 0 || side == 1 {
+            if ac == 0 {
                 idct::flat(side, dc, job, plane.samples_mut(), stride);
             } else if is_wide || i16::try_from(dc).is_err() {
                 idct::block(side, coefficients, &block.quant, job, plane.samples_mut(), stride);

@@ -83,10 +83,15 @@ fn random_coefficients_in_random_codes_are_equal_at_every_level() {
 #[test]
 fn reduced_images_are_equal_at_every_level() {
     let mut random = Random::new(5);
-    for round in 0..200 {
-        let options = Options::random(&mut random);
+    // Miri, which knows no libjpeg, sees the decoder here.
+    let (rounds, reductions) = if cfg!(miri) { (1, 2) } else { (200, 4) };
+    for round in 0..rounds {
+        let mut options = Options::random(&mut random);
+        if cfg!(miri) {
+            (options.width, options.height) = (20, 37);
+        }
         let bytes = encoder::file(&options, &mut random);
-        for reduction in REDUCTIONS {
+        for &reduction in &REDUCTIONS[..reductions] {
             let expected = reduced(&bytes, reduction, Level::SCALAR).expect("a valid file");
             for level in Level::available() {
                 let found = reduced(&bytes, reduction, level).expect("a valid file");
