@@ -1,5 +1,4 @@
 //! Two images on two threads beside two images on one, in turns, by the wall clock.
-#![allow(clippy::print_stdout, reason = "the table is for the terminal")]
 
 use std::time::Instant;
 
