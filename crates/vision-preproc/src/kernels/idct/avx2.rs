@@ -77,10 +77,12 @@ pub(super) fn blocks(
 pub(super) fn store(rows: __m128i, plane: &mut [u8], y: usize, stride: usize) {
     let rows = _mm_castsi128_pd(rows);
     let plane = &mut plane[y * stride..(y + 1) * stride + 8];
-    // SAFETY: the slice has eight bytes at its start and eight at its end, which is `stride` bytes further.
+    let (first, second) = (_mm_cvtsd_f64(rows), _mm_cvtsd_f64(_mm_unpackhi_pd(rows, rows)));
+    // SAFETY: the slice has eight bytes at its start and eight at its end, which is `stride` bytes further. The
+    // intrinsics that store a half, which this compiles to, would want it aligned.
     unsafe {
-        _mm_storel_pd(plane.as_mut_ptr().cast(), rows);
-        _mm_storeh_pd(plane.as_mut_ptr().add(stride).cast(), rows);
+        plane.as_mut_ptr().cast::<f64>().write_unaligned(first);
+        plane.as_mut_ptr().add(stride).cast::<f64>().write_unaligned(second);
     }
 }
 
