@@ -4,9 +4,11 @@
 //! generate make GEOMETRY FOLDER     write a checkpoint of true size with random weights
 //! generate run FOLDER [OPTION...]   measure, with --peers beside mlx-vlm
 //! generate worker FOLDER IMAGE TOKENS REQUESTS
+//! generate batch FOLDER IMAGE TOKENS REQUESTS SIZES
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
+mod batch;
 mod checkpoint;
 mod geometry;
 mod outcome;
@@ -24,7 +26,7 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 const USAGE: &str = "\
 usage: generate make GEOMETRY FOLDER
        generate run FOLDER [--peers] [--python PATH] [--rounds N] [--tokens N] [--requests N]
-                           [--image WIDTHxHEIGHT] [--write]
+                           [--image WIDTHxHEIGHT] [--batch N,N,... | --no-batch] [--write]
 
   make         a checkpoint with random weights: 7b-4bit, 3b, 3b-4layers or 0.5b-4bit
   --peers      mlx-vlm beside ours, in turns; installed below target/ the first time
@@ -33,6 +35,8 @@ usage: generate make GEOMETRY FOLDER
   --tokens     tokens of an answer (200)
   --requests   requests of a process, the first of them cold (3)
   --image      size of the image (1920x1080)
+  --batch      requests at a time, by themselves after all else (1,4,16)
+  --no-batch   nothing of that
   --write      put the table into docs/performance.md";
 
 fn main() -> ExitCode {
@@ -42,6 +46,9 @@ fn main() -> ExitCode {
         ["make", geometry, folder] => checkpoint::make(geometry, Path::new(folder)),
         ["worker", folder, image, tokens, requests] => {
             worker::answer(folder, image, tokens, requests)
+        }
+        ["batch", folder, image, tokens, requests, sizes] => {
+            batch::answer(folder, image, tokens, requests, sizes)
         }
         ["run", folder, ref rest @ ..] => {
             run::Options::parse(rest).and_then(|options| run::run(Path::new(folder), &options))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    Result,
+    Result, batch,
     outcome::{Side, agreement},
     process, sample, table,
 };
@@ -17,6 +17,8 @@ pub(crate) struct Options {
     tokens: String,
     requests: String,
     image: (u32, u32),
+    /// Numbers of requests at a time, separated by commas.
+    batch: Option<String>,
     write: bool,
 }
 
@@ -29,6 +31,7 @@ impl Options {
             tokens: "200".to_owned(),
             requests: "3".to_owned(),
             image: (1920, 1080),
+            batch: Some("1,4,16".to_owned()),
             write: false,
         };
         loop {
@@ -61,6 +64,14 @@ impl Options {
                 ["--image", size, ref rest @ ..] => {
                     let (width, height) = size.split_once('x').ok_or("expected WIDTHxHEIGHT")?;
                     options.image = (width.parse()?, height.parse()?);
+                    rest
+                }
+                ["--batch", sizes, ref rest @ ..] => {
+                    options.batch = Some(sizes.to_owned());
+                    rest
+                }
+                ["--no-batch", ref rest @ ..] => {
+                    options.batch = None;
                     rest
                 }
                 [other, ..] => return Err(format!("unknown option {other}").into()),
@@ -113,7 +124,11 @@ fn run_in(work: &Path, folder: &Path, options: &Options) -> Result<()> {
             }
         }
     }
-    let text = table::render(folder, &sides);
+    let mut text = table::render(folder, &sides);
+    if let Some(sizes) = &options.batch {
+        let all = [arguments.as_slice(), &[sizes]].concat();
+        text.push_str(&batch::run(&all, options.rounds, &work.join("stderr"))?);
+    }
     println!("{text}");
     if options.write { table::write(folder, &text) } else { Ok(()) }
 }

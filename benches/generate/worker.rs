@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::Result;
 
 /// What both sides are asked.
-const QUESTION: &str = "Describe the image.";
+pub(crate) const QUESTION: &str = "Describe the image.";
 
 /// Milliseconds of each phase since they were taken last.
 #[derive(Debug, Default)]
@@ -97,7 +97,8 @@ pub(crate) fn answer(folder: &str, image: &str, tokens: &str, requests: &str) ->
     Ok(())
 }
 
-fn say(line: &serde_json::Value) -> Result<()> {
+/// Prints a line for the process that started this one.
+pub(crate) fn say(line: &serde_json::Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()?;

@@ -1,7 +1,9 @@
-//! Products of one row with weights, on CUDA: a step of a decoder does little else. MLX's own
+//! Products of one row, or a few, with weights, on CUDA: a step of a decoder does little else. MLX's own
 //! kernel for packed weights reaches a quarter of what the memory gives, and the host takes longer to
 //! hand over an operation than the device to do it. So this one also takes in what stands before the
 //! product (a normalisation) and after it (an addition, a gate).
+
+mod rows;
 
 use mlx_rs::{Array, Dtype, error::Result as MlxResult, ops};
 
@@ -9,6 +11,8 @@ use crate::{
     checkpoint::{Quantization, QuantizationMode},
     ffi::CudaKernel,
 };
+
+use self::rows::Rows;
 
 /// What is done with the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(crate) struct Matvec {
     /// In place of a normalisation's weights and of the row to add; the number of its axes tells the
     /// kernel what to do, since a flag would make it another kernel to compile.
     absent: Array,
+    /// For a few rows, where there is one.
+    rows: Option<Rows>,
 }
 
 impl Matvec {
@@ -89,10 +95,7 @@ impl Matvec {
             },
             eps = norm_eps.unwrap_or(1e-6),
         );
-        // MLX reads the text for every call: the shorter, the better.
-        let header = include_str!("matvec.cu").lines().map(str::trim);
-        let header = header.filter(|line| !line.starts_with("//")).flat_map(|line| [line, "\n"]);
-        let header = header.collect::<String>();
+        let header = shortened(include_str!("matvec.cu"));
         let name = if how.is_some() { "matvec_packed" } else { "matvec_dense" };
         let blocks = (outputs + WARPS * outputs_of_warp - 1) / (WARPS * outputs_of_warp);
         let mut shape = vec![1; ndim];
@@ -102,15 +105,23 @@ impl Matvec {
             CudaKernel::new(name, &inputs, (&header, &source), &shape, blocks, WARPS * 32)?;
         let axes = if epilogue == Epilogue::SwiGlu { 4 } else { 5 };
         let absent = ops::zeros_dtype(&vec![1; axes], dtype)?;
-        Ok(Some(Self { kernel, input, ndim, absent }))
+        let rows = match how {
+            Some(_) => Rows::new((rows, input), norm_eps, epilogue, ndim),
+            None => None,
+        };
+        Ok(Some(Self { kernel, input, ndim, absent, rows }))
     }
 
-    /// Returns whether `x` is a single row.
+    /// Returns whether `x` is a single row, or few enough.
     pub(crate) fn takes(&self, x: &Array) -> bool {
+        self.is_row(x) || self.rows.as_ref().is_some_and(|rows| rows.takes(x))
+    }
+
+    fn is_row(&self, x: &Array) -> bool {
         x.size() == self.input as usize && x.ndim() == self.ndim
     }
 
-    /// Returns the output for the row `x`; `weights` are words, scales and biases or the same
+    /// Returns the output for the rows `x`; `weights` are words, scales and biases or the same
     /// array three times, `gain` the weights
     /// of the normalisation and `extra` the row to add, with at most three axes.
     pub(crate) fn apply(
@@ -122,9 +133,18 @@ impl Matvec {
     ) -> MlxResult<Array> {
         let [words, scales, biases] = weights;
         let absent = &self.absent;
+        if let Some(rows) = self.rows.as_ref().filter(|_| !self.is_row(x)) {
+            return rows.apply(x, weights, gain, extra.unwrap_or(absent));
+        }
         let (gain, extra) = (gain.unwrap_or(absent), extra.unwrap_or(absent));
         self.kernel.apply([x, gain, words, scales, biases, extra])
     }
+}
+
+/// Without comments and indentation: MLX reads the text for every call.
+fn shortened(source: &str) -> String {
+    let lines = source.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 #[cfg(test)]
@@ -162,7 +182,6 @@ mod tests {
         for (rows, input) in
             [(4608, 3584), (3584, 18_944), (37_888, 3584), (770, 256), (2560, 2048)]
         {
-            let x = noise(&[1, 1, input], 1);
             let gain = noise(&[input], 2);
             let dense = noise(&[rows, input], 3).divide(Array::from_f32(16.0)).unwrap();
             let dense = dense.as_dtype(Dtype::Bfloat16).unwrap();
@@ -184,31 +203,45 @@ mod tests {
                         assert!(norm.is_some() && input > MAX_NORMED);
                         continue;
                     };
-                    let extra = noise(&[rows], 4);
                     let adds = epilogue == Epilogue::Add;
-                    let gain = norm.map(|_| &gain);
-                    let found = kernel.apply(&x, weights, gain, adds.then_some(&extra)).unwrap();
-                    let x = match (norm, gain) {
-                        (Some(eps), Some(gain)) => {
-                            mlx_rs::fast::rms_norm(f32(&x), Some(&f32(gain)), eps).unwrap()
+                    let counts: &[i32] = if how.is_some() { &[1, 2, 5, 8, 9, 16] } else { &[1] };
+                    for (&count, of_rows) in counts.iter().flat_map(|c| [(c, false), (c, true)]) {
+                        let x = noise(&[1, count, input], 1);
+                        let extra =
+                            if of_rows { noise(&[1, count, rows], 4) } else { noise(&[rows], 4) };
+                        if !kernel.takes(&x) {
+                            assert!(rows % 16 != 0, "{count} rows of {rows} x {input}");
+                            continue;
                         }
-                        _ => f32(&x),
-                    };
-                    let product = ops::matmul(&x, ops::transpose(f32(matrix)).unwrap()).unwrap();
-                    let expected = match epilogue {
-                        Epilogue::None => product,
-                        Epilogue::Add => product.add(f32(&extra)).unwrap(),
-                        Epilogue::SwiGlu => {
-                            let halves = ops::split_equal(&product, 2, -1).unwrap();
-                            let gate =
-                                halves[0].multiply(ops::sigmoid(&halves[0]).unwrap()).unwrap();
-                            gate.multiply(&halves[1]).unwrap()
-                        }
-                    };
-                    assert_eq!(found.shape(), expected.shape());
-                    let off = difference(&found, &expected);
-                    let packed = how.is_some();
-                    assert!(off < 0.02, "{rows} x {input}, packed {packed}, {epilogue:?}: {off}");
+                        let gain = norm.map(|_| &gain);
+                        let found =
+                            kernel.apply(&x, weights, gain, adds.then_some(&extra)).unwrap();
+                        let x = match (norm, gain) {
+                            (Some(eps), Some(gain)) => {
+                                mlx_rs::fast::rms_norm(f32(&x), Some(&f32(gain)), eps).unwrap()
+                            }
+                            _ => f32(&x),
+                        };
+                        let product =
+                            ops::matmul(&x, ops::transpose(f32(matrix)).unwrap()).unwrap();
+                        let expected = match epilogue {
+                            Epilogue::None => product,
+                            Epilogue::Add => product.add(f32(&extra)).unwrap(),
+                            Epilogue::SwiGlu => {
+                                let halves = ops::split_equal(&product, 2, -1).unwrap();
+                                let gate =
+                                    halves[0].multiply(ops::sigmoid(&halves[0]).unwrap()).unwrap();
+                                gate.multiply(&halves[1]).unwrap()
+                            }
+                        };
+                        assert_eq!(found.shape(), expected.shape());
+                        let off = difference(&found, &expected);
+                        let packed = how.is_some();
+                        assert!(
+                            off < 0.02,
+                            "{count} rows, {rows} x {input}, packed {packed}, {epilogue:?}: {off}"
+                        );
+                    }
                 }
             }
         }

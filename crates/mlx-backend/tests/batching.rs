@@ -4,15 +4,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
 
 use futures_executor::block_on;
-use llm_core::{
-    ErrorKind, Event, EventStream, FinishReason, GenerateParams, Image, Provider, Request, Response,
-};
+use llm_core::{ErrorKind, Event, EventStream, GenerateParams, Image, Provider, Request, Response};
 use mlx_backend::{CacheLimits, Caches, Error, MlxOptions, MlxProvider, device_info};
 use perf_monitor::{Counter, Gauge, GenerationTrace, Phase, PhaseEvent, Recorder};
 
@@ -123,18 +123,18 @@ fn every_answer_is_the_one_given_alone() {
 #[test]
 fn who_waits_gets_the_same_answer_and_prefixes_stay_right() {
     let _alone = alone();
-    let expected = one_by_one(&load(FULL, fresh()), &requests(18));
+    let expected = one_by_one(&load(FULL, fresh()), &requests(12));
     for max_batch in [3, 8] {
         let caches = Caches::new(CacheLimits::default());
         let provider = load(FULL, MlxOptions { caches, max_batch, ..MlxOptions::default() });
         // The second time with what was kept of the first.
         for round in 0..2 {
-            let found = together(&provider, &requests(18));
+            let found = together(&provider, &requests(12));
             assert_same(&found, &expected, &format!("{max_batch} at a time, round {round}"));
             let cached: usize = found.iter().map(|r| r.completion.usage.cached_tokens).sum();
-            assert!(round == 0 || cached > 18 * 20, "{cached}");
+            assert!(round == 0 || cached > 12 * 20, "{cached}");
         }
-        assert!(provider.caches().report().prefixes.hits > 18);
+        assert!(provider.caches().report().prefixes.hits > 12);
     }
 }
 
@@ -210,7 +210,7 @@ fn who_leaves_in_the_middle_disturbs_nobody() {
 fn sixty_four_callers_with_random_cancellation() {
     let _alone = alone();
     let provider = load(FULL, MlxOptions { max_queue: 64, ..fresh() });
-    let requests = requests(16);
+    let requests = requests(8);
     let expected = one_by_one(&provider, &requests);
     let active = || device_info().unwrap().active_bytes;
     let before = active();
@@ -219,18 +219,16 @@ fn sixty_four_callers_with_random_cancellation() {
             let (provider, requests, expected) = (&provider, &requests, &expected);
             scope.spawn(move || {
                 let mut random = Random(caller);
-                for _ in 0..2 {
-                    let i = random.below(requests.len() as u64) as usize;
-                    let request = requests[i].clone();
-                    if random.below(2) == 0 {
-                        let found = block_on(provider.generate(request)).unwrap();
-                        assert_eq!(found.text, expected[i].text, "caller {caller}, request {i}");
-                        continue;
-                    }
-                    let stream = block_on(provider.generate_stream(request)).unwrap();
-                    let seen = cancel_after(stream, random.below(6) as usize);
-                    assert!(expected[i].text.starts_with(&seen), "caller {caller}: {seen:?}");
+                let i = random.below(requests.len() as u64) as usize;
+                let request = requests[i].clone();
+                if random.below(2) == 0 {
+                    let found = block_on(provider.generate(request)).unwrap();
+                    assert_eq!(found.text, expected[i].text, "caller {caller}, request {i}");
+                    return;
                 }
+                let stream = block_on(provider.generate_stream(request)).unwrap();
+                let seen = cancel_after(stream, random.below(6) as usize);
+                assert!(expected[i].text.starts_with(&seen), "caller {caller}: {seen:?}");
             });
         }
     });
@@ -267,6 +265,11 @@ fn a_full_queue_is_an_error_that_says_so() {
     });
     let found = block_on(again.expect("a place is free again").collect()).unwrap();
     assert_same(&[found], &[expected], "after the queue was full");
+}
+
+/// Looks whether `future` is ready, without waiting.
+fn poll_now<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Phases in their order; they end on one thread.
@@ -308,11 +311,11 @@ fn tokens_are_made_together_and_between_the_pieces_of_a_prompt() {
     log.0.lock().unwrap().clear();
     assert_same(&together(&provider, &all), &expected, "six beside a long one");
     let log = std::mem::take(&mut *log.0.lock().unwrap());
-    while let Some(event) = block_on(stream.next()) {
-        if let Event::End(end) = event.unwrap() {
-            assert_eq!(end.reason, FinishReason::Length, "it ended too soon for this test");
-        }
+    // The long one has not ended meanwhile.
+    while let Poll::Ready(event) = poll_now(stream.next()) {
+        assert!(!matches!(event.unwrap().unwrap(), Event::End(_)), "too soon for this test");
     }
+    drop(stream);
     let at_once = |event: &&PhaseEvent| {
         let steps = log.iter().filter(|other| other.phase == Phase::DecodeStep);
         steps.filter(|other| other.start <= event.end && event.start <= other.end).count()

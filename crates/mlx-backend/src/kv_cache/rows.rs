@@ -334,7 +334,12 @@ impl Group {
         }
         let shape = queries.shape();
         // Queries that share a key head are queries of one head: its keys are read once.
-        let folded = queries.reshape(&[rows, heads, shape[1] / heads, d])?;
+        let share = shape[1] / heads;
+        let folded = queries.reshape(&[rows, heads, share, d])?;
+        if let Some(mask) = self.mask.as_ref().filter(|mask| whole && mask.dim(2) != share) {
+            // cuDNN takes a mask that all heads share, but not one that all queries do.
+            self.mask = Some(ops::concatenate(&vec![mask; share as usize], 2)?);
+        }
         let out = attend_masked(&folded, (&keys, &values), self.mask.as_ref(), how)?;
         out.reshape(shape)
     }
