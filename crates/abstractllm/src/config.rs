@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, de};
 /// |---|---|
 /// | `model` | `tiny-vl`, a folder, or `organisation/model`; needed |
 /// | `quantize` | `true` packs a full checkpoint while loading |
-/// | `bits`, `group_size` | how to pack it, 4 and 64 by default; either implies `quantize` |
+/// | `quantization_mode` | `affine` (default), `mxfp4`, `mxfp8` or `nvfp4`; implies `quantize` |
+/// | `bits`, `group_size` | how to pack it, 4 and 64 by default in the mode `affine`; either implies `quantize` |
 /// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
 /// | `prefill_step_tokens` | prompt tokens read at a time |
 /// | `max_batch` | answers of a model that are made at a time, 16 by default |

@@ -68,17 +68,21 @@ fn unknown_provider(name: &str) -> Error {
 
 #[cfg(feature = "mlx")]
 fn mlx_options(mut reader: Reader) -> Result<(String, mlx_backend::MlxOptions)> {
-    use mlx_backend::{ComputeType, MlxOptions, Quantize};
+    use mlx_backend::{ComputeType, MlxOptions, QuantizationMode, Quantize};
 
     let model = reader.text("model");
     let switch = reader.switch("quantize")?;
     let bits = reader.value("bits", "a whole number")?;
     let group_size = reader.value("group_size", "a whole number")?;
-    let wanted = switch.unwrap_or(bits.is_some() || group_size.is_some());
-    let default = Quantize::default();
+    let mode =
+        reader.value::<QuantizationMode>("quantization_mode", "affine, mxfp4, mxfp8 or nvfp4")?;
+    let named = bits.is_some() || group_size.is_some() || mode.is_some();
+    let wanted = switch.unwrap_or(named);
+    let usual = Quantize::from(mode.unwrap_or_default());
     let quantize = Quantize {
-        bits: bits.unwrap_or(default.bits),
-        group_size: group_size.unwrap_or(default.group_size),
+        bits: bits.unwrap_or(usual.bits),
+        group_size: group_size.unwrap_or(usual.group_size),
+        ..usual
     };
     // Checked even when it is switched off: a bad value should not lie in wait.
     quantize.validate().map_err(invalid)?;
@@ -261,7 +265,7 @@ mod tests {
 
     #[test]
     fn bits_imply_quantize_unless_it_is_off() {
-        let eight = Some(Quantize { bits: 8, group_size: 32 });
+        let eight = Some(Quantize::affine(8, 32));
         let set = [("bits", "8"), ("group_size", "32")];
         assert_eq!(options(&set).unwrap().quantize, eight);
         let off = [set[0], set[1], ("quantize", "false")];

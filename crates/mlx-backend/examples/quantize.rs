@@ -9,6 +9,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(source), Some(target)) = (paths.next(), paths.next()) else {
         return Err("expected two arguments: the checkpoint to read and the folder to write".into());
     };
-    convert(&source, &target, Quantize::default(), Arc::new(|_, _| {}))?;
+    convert(&source, &target, &Quantize::default().into(), Arc::new(|_, _| {}))?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 pub(crate) use self::weight_files::{INDEX, shards_of_index, stays_inside};
 pub(crate) use self::{
     files::{read_bytes, read_json_if_any, read_text_if_any},
-    quantization::{Quantization, QuantizationConfig, QuantizationMode},
+    quantization::QuantizationConfig,
     weight_files::missing_shards,
 };
 use crate::{Error, Result, tokenizer::Tokenizer};
@@ -135,6 +135,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::quantize::Quantize;
 
     fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn a_quantised_checkpoint_says_how() {
         let checkpoint = Checkpoint::open(&golden("tiny_q4")).unwrap();
-        let expected = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        let expected = Quantize::default();
         assert_eq!(checkpoint.quantization().get("language_model.lm_head"), Some(expected));
         assert!(checkpoint.processor_config().unwrap().contains("image_processor"));
         let tokenizer = Tokenizer::load(&golden("tiny_q4")).unwrap();

@@ -2,47 +2,59 @@
 //!
 //! Source of the layout: mlx-vlm `convert.py`, `utils.py`.
 
+mod journal;
+mod plan;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
+    error::Error as StdError,
+    fs::{self, File},
+    io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::UNIX_EPOCH,
 };
 
-use mlx_rs::{Array, ops};
-use serde_json::{Value, json};
+use mlx_rs::{Array, Dtype, transforms::eval};
+use serde_json::Value;
 
+use self::{
+    journal::{Journal, verified},
+    plan::Plan,
+};
 use crate::{
-    Error, Result,
-    checkpoint::Checkpoint,
-    engine,
-    models::{self, Architecture},
-    nn::mlx_error,
-    quantize::Quantize,
+    Error, Result, checkpoint::Checkpoint, engine, models, nn::mlx_error, recipe::Recipe,
     weights::open_tensors,
 };
-
-/// Most bytes of a weight file.
-const MAX_SHARD_BYTES: usize = 5 << 30;
 
 /// Hears of tensors done and tensors in all.
 pub type ConvertProgress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
+/// What a conversion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Converted {
+    /// Tensors of the source.
+    pub tensors: u64,
+    /// How many of them an earlier try had finished.
+    pub resumed: u64,
+}
+
 /// Reads the checkpoint in `source` and writes it, quantised, to the new folder `target`.
 ///
 /// The folder appears only when it is complete: until then everything is in a folder beside it,
-/// whose name ends with `.incomplete` and which a later try starts anew.
+/// whose name ends with `.incomplete`. If that is there from a try that was ended, even by force, and
+/// neither the source nor `recipe` changed, what it has is checked and kept.
 ///
 /// # Errors
-/// If `target` exists, `source` is not a full checkpoint that this crate runs, or a file cannot be
-/// written.
+/// If `target` exists, `source` is not a full checkpoint that this crate runs, a rule of the recipe
+/// matches no layer, a file cannot be written, or another process writes the same folder.
 pub fn convert(
     source: &Path,
     target: &Path,
-    how: Quantize,
+    recipe: &Recipe,
     progress: ConvertProgress,
-) -> Result<()> {
-    how.validate().map_err(Error::Prompt)?;
+) -> Result<Converted> {
+    recipe.validate().map_err(Error::Prompt)?;
     if target.exists() {
         return Err(Error::Prompt(format!("{} exists already", target.display())));
     }
@@ -53,18 +65,66 @@ pub fn convert(
             reason: "expected a full checkpoint, found one that is quantised already".to_owned(),
         });
     }
+    let (target, recipe) = (target.to_owned(), recipe.clone());
+    engine::call(move || write(&checkpoint, &target, &recipe, &*progress))?
+}
+
+fn write(
+    checkpoint: &Checkpoint,
+    target: &Path,
+    recipe: &Recipe,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Converted> {
+    let architecture = models::architecture(checkpoint.model_type())?;
+    let tensors = open_tensors(checkpoint.weight_files(), architecture.rename)?;
+    let modules = tensors.iter().filter(|(_, array)| array.ndim() == 2);
+    let modules = modules.filter_map(|(name, _)| name.strip_suffix(".weight"));
+    if let Some(rule) = recipe.idle_rule(modules) {
+        return Err(Error::Prompt(format!(
+            "the rule {rule} matches no layer that it could change"
+        )));
+    }
+    let config = checkpoint.config();
+    let plan = Plan::new(tensors, recipe, layers(config), dtype(config))?;
+    let total = plan.steps.len() as u64;
+    let identity = identity(checkpoint, &plan)?;
+
     let work = incomplete(target);
-    if work.exists() {
-        fs::remove_dir_all(&work).map_err(|e| write_error("remove", &work, e))?;
-    }
     fs::create_dir_all(&work).map_err(|e| write_error("create", &work, e))?;
-    let written = write(checkpoint, &work, how, progress)
-        .and_then(|()| fs::rename(&work, target).map_err(|e| write_error("create", target, e)));
-    if written.is_err() {
-        // The error that counts is the one at hand.
-        let _ = fs::remove_dir_all(&work);
+    let mut journal = Journal::open(&work, &identity)?;
+    let mut files = open_files(&work, &plan)?;
+    let resumed = verified(&journal, &plan, &mut files, &mut |done| progress(done as u64, total));
+    journal.keep(resumed, &identity)?;
+
+    let (index, block) = (plan.index(), plan.block.clone());
+    for (i, step) in plan.steps.into_iter().enumerate().skip(resumed) {
+        let file = &mut files[step.file];
+        let path = || work.join(&plan.files[step.file].name);
+        let bytes = bytes(step.parts)?;
+        file.seek(SeekFrom::Start(step.offset))
+            .and_then(|_| file.write_all(&bytes))
+            .map_err(|e| write_error("write", &path(), e))?;
+        journal.add(blake3::hash(&bytes).to_hex().as_str())?;
+        progress(i as u64 + 1, total);
     }
-    written
+    for (file, plan) in files.iter().zip(&plan.files) {
+        file.sync_all().map_err(|e| write_error("write", &work.join(&plan.name), e))?;
+    }
+    copy_small_files(checkpoint.dir(), &work)?;
+    let mut config = config.clone();
+    config["quantization"] = block.clone();
+    config["quantization_config"] = block;
+    write_json(&work.join("config.json"), &config)?;
+    write_json(&work.join("model.safetensors.index.json"), &index)?;
+    finish(&work, target)?;
+    Ok(Converted { tensors: total, resumed: resumed as u64 })
+}
+
+/// Makes the complete folder `work` appear as `target`.
+fn finish(work: &Path, target: &Path) -> Result<()> {
+    let journal = work.join(Journal::NAME);
+    fs::remove_file(&journal).map_err(|e| write_error("remove", &journal, e))?;
+    fs::rename(work, target).map_err(|e| write_error("create", target, e))
 }
 
 fn incomplete(target: &Path) -> PathBuf {
@@ -73,22 +133,68 @@ fn incomplete(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
-fn write(
-    checkpoint: Checkpoint,
-    work: &Path,
-    how: Quantize,
-    progress: ConvertProgress,
-) -> Result<()> {
-    copy_small_files(checkpoint.dir(), work)?;
-    let mut config = checkpoint.config().clone();
-    let block = json!({"group_size": how.group_size, "bits": how.bits, "mode": "affine"});
-    config["quantization"] = block.clone();
-    config["quantization_config"] = block;
-    write_json(&work.join("config.json"), &config)?;
-    let architecture = models::architecture(checkpoint.model_type())?;
-    let files = checkpoint.weight_files().to_vec();
-    let work = work.to_owned();
-    engine::call(move || write_weights(architecture, &files, &work, how, &*progress))?
+/// Opens the weight files of `plan`, each with its header and of its size.
+fn open_files(work: &Path, plan: &Plan) -> Result<Vec<File>> {
+    let open = |plan: &plan::FilePlan| {
+        let path = work.join(&plan.name);
+        let fail = |e| write_error("write", &path, e);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(fail)?;
+        file.set_len(plan.bytes).map_err(fail)?;
+        file.write_all(&plan.header).map_err(fail)?;
+        Ok(file)
+    };
+    plan.files.iter().map(open).collect()
+}
+
+/// Computes `parts` and returns their bytes, side by side.
+fn bytes(parts: Vec<Array>) -> Result<Vec<u8>> {
+    let fail = |e: mlx_rs::error::Exception| mlx_error("quantize", &e);
+    eval(&parts).map_err(fail)?;
+    let mut bytes = Vec::with_capacity(parts.iter().map(Array::nbytes).sum());
+    for part in parts {
+        let view = part.view_dtype(Dtype::Uint8).map_err(fail)?;
+        let view = view.try_as_slice::<u8>().map_err(|e| convert_error(&e))?;
+        bytes.extend_from_slice(view);
+    }
+    Ok(bytes)
+}
+
+/// Returns a hash of what the result depends on: the sources, as far as can be told without reading
+/// them, and all that will be written but the values.
+fn identity(checkpoint: &Checkpoint, plan: &Plan) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for path in checkpoint.weight_files() {
+        let fail = |e| write_error("read", path, e);
+        let metadata = fs::metadata(path).map_err(fail)?;
+        let modified = metadata.modified().map_err(fail)?;
+        let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let path = fs::canonicalize(path).map_err(fail)?;
+        hasher.update(format!("{} {} {modified}\n", path.display(), metadata.len()).as_bytes());
+    }
+    hasher.update(plan.block.to_string().as_bytes());
+    plan.files.iter().for_each(|file| {
+        hasher.update(&file.header);
+    });
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Returns the number of decoder layers; 0 if `config` does not say.
+fn layers(config: &Value) -> usize {
+    let of = |config: &Value| config.get("num_hidden_layers").and_then(Value::as_u64);
+    of(config).or_else(|| of(config.get("text_config")?)).unwrap_or(0) as usize
+}
+
+/// Returns the type that the configuration asks for, to which the reference casts before packing.
+fn dtype(config: &Value) -> Option<Dtype> {
+    let text = || config.get("text_config")?.get("dtype");
+    match config.get("torch_dtype").or_else(text)?.as_str()? {
+        "float32" => Some(Dtype::Float32),
+        "float16" => Some(Dtype::Float16),
+        "bfloat16" => Some(Dtype::Bfloat16),
+        _ => None,
+    }
 }
 
 /// Copies what is neither weights nor rewritten: tokenizer, templates, processor settings.
@@ -106,81 +212,6 @@ fn copy_small_files(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_weights(
-    architecture: &Architecture,
-    files: &[PathBuf],
-    work: &Path,
-    how: Quantize,
-    progress: &dyn Fn(u64, u64),
-) -> Result<()> {
-    let tensors = open_tensors(files, architecture.rename)?;
-    let total = tensors.len() as u64;
-    let (mut shards, mut bytes) = (vec![Vec::new()], 0);
-    for (done, (name, array)) in tensors.into_iter().enumerate() {
-        for (name, array) in converted(name, array, how)? {
-            array.eval().map_err(|e| mlx_error("quantize", &e))?;
-            if bytes > 0 && bytes + array.nbytes() > MAX_SHARD_BYTES {
-                shards.push(Vec::new());
-                bytes = 0;
-            }
-            bytes += array.nbytes();
-            if let Some(shard) = shards.last_mut() {
-                shard.push((name, array));
-            }
-        }
-        progress(done as u64 + 1, total);
-    }
-    save(&shards, work)
-}
-
-/// Returns what becomes of a tensor: itself, or words, scales and biases.
-fn converted(name: String, array: Array, how: Quantize) -> Result<Vec<(String, Array)>> {
-    let fail = |e: mlx_rs::error::Exception| mlx_error("quantize", &e);
-    if array.ndim() == 5 && array.dim(4) == array.dim(3) {
-        // The patch projection in PyTorch's layout; MLX has the channels last.
-        let moved = array.transpose_axes(&[0, 2, 3, 4, 1]).map_err(fail)?;
-        // Flattening copies what the transposition left in place, and a file has no strides.
-        let flat = moved.reshape(&[-1]).map_err(fail)?;
-        return Ok(vec![(name, flat.reshape(moved.shape()).map_err(fail)?)]);
-    }
-    let module = name.strip_suffix(".weight").map(str::to_owned);
-    match module {
-        Some(path) if array.ndim() == 2 && how.applies_to(&path, array.dim(1)) => {
-            let (words, scales, biases) =
-                ops::quantize(&array, how.group_size, how.bits).map_err(fail)?;
-            Ok(vec![
-                (name, words),
-                (format!("{path}.scales"), scales),
-                (format!("{path}.biases"), biases),
-            ])
-        }
-        _ => Ok(vec![(name, array)]),
-    }
-}
-
-fn save(shards: &[Vec<(String, Array)>], work: &Path) -> Result<()> {
-    let metadata = HashMap::from([("format".to_owned(), "mlx".to_owned())]);
-    let (mut map, mut bytes) = (BTreeMap::new(), 0);
-    for (i, shard) in shards.iter().enumerate() {
-        let file = match shards.len() {
-            1 => "model.safetensors".to_owned(),
-            n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
-        };
-        let path = work.join(&file);
-        let arrays = shard.iter().map(|(name, array)| (name, array));
-        Array::save_safetensors(arrays, &metadata, &path).map_err(|e| Error::Config {
-            path: path.clone(),
-            reason: format!("MLX cannot write it: {e}"),
-        })?;
-        for (name, array) in shard {
-            map.insert(name.clone(), file.clone());
-            bytes += array.nbytes();
-        }
-    }
-    let index = json!({"metadata": {"total_size": bytes}, "weight_map": map});
-    write_json(&work.join("model.safetensors.index.json"), &index)
-}
-
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     let text = format!("{value:#}\n");
     fs::write(path, text).map_err(|e| write_error("write", path, e))
@@ -188,4 +219,8 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 fn write_error(action: &'static str, path: &Path, source: std::io::Error) -> Error {
     Error::Io { action, path: path.to_owned(), source }
+}
+
+fn convert_error(error: &dyn StdError) -> Error {
+    Error::Mlx { op: "convert", message: error.to_string() }
 }

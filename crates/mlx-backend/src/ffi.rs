@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "functions of C are declared and defined here")]
 
 mod cuda_kernel;
+mod packed;
 #[cfg(target_os = "linux")]
 mod sgemm;
 mod slices;
@@ -17,6 +18,7 @@ use mlx_sys::mlx_array;
 
 pub(crate) use self::{
     cuda_kernel::CudaKernel,
+    packed::{dequantize, quantize, quantized_matmul},
     slices::{slice, slice_update},
 };
 use crate::{Error, Result};

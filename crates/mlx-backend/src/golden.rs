@@ -1,17 +1,24 @@
 //! The model against values that mlx-vlm computed on the same tiny checkpoints; see
 //! `testdata/golden/README.md`.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use mlx_rs::{Array, ops::indexing::TryIndexOp};
 use vision_preproc::{Grid, ImageProcessor, Limits, PixelBudget, RgbImage};
 
 use crate::{
     checkpoint::Checkpoint,
+    convert::convert,
     engine::{LoadSpec, build},
     kv_cache::KvCache,
     models::{self, VisionLanguageModel},
     provider::image_processor,
+    quantize::{QuantizationMode, Quantize},
+    recipe::Recipe,
     rope::Rotation,
 };
 
@@ -67,15 +74,22 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
 }
 
-fn load(checkpoint: &str) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
-    let checkpoint = Checkpoint::open(&golden(checkpoint)).unwrap();
+fn load(checkpoint: &Path) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
+    load_packed(checkpoint, None)
+}
+
+fn load_packed(
+    checkpoint: &Path,
+    quantize: Option<Quantize>,
+) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
+    let checkpoint = Checkpoint::open(checkpoint).unwrap();
     let model = build(&LoadSpec {
         architecture: models::architecture(checkpoint.model_type()).unwrap(),
         config: checkpoint.config().clone(),
         config_path: checkpoint.config_path(),
         weight_files: checkpoint.weight_files().to_vec(),
         packed: checkpoint.quantization().clone(),
-        quantize: None,
+        quantize,
         dtype: Some(mlx_rs::Dtype::Float32),
         progress: Arc::new(|_, _| {}),
     });
@@ -130,7 +144,7 @@ fn prefill(
 fn check(case: &Case, step: usize) {
     let expected = Array::load_safetensors(golden(&format!("{}.safetensors", case.name))).unwrap();
     let expected: HashMap<&str, &Array> = expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let (model, processor) = load(case.checkpoint);
+    let (model, processor) = load(&golden(case.checkpoint));
     let ids: Vec<u32> = expected["input_ids"].to_vec_cast::<u32>().unwrap();
 
     let mut pixels: Vec<f32> = Vec::new();
@@ -173,21 +187,82 @@ fn check(case: &Case, step: usize) {
     let difference = largest_difference(&logits, expected["logits"]);
     assert!(difference < 1e-3, "{}: logits differ by {difference}", case.name);
 
-    // The first greedy token follows from the prompt, the others from one step each.
-    let mut last = logits.try_index((.., -1, ..)).unwrap();
+    let last = logits.try_index((.., -1, ..)).unwrap();
+    let found = greedy(&*model, last, positions.delta, &mut caches, (case.name, &expected));
+    assert_eq!(found, case.greedy, "{}: greedy tokens", case.name);
+}
+
+/// Returns eight greedy tokens after a prompt whose last logits are `last`; those of each step must be
+/// the ones of the reference. The first token follows from the prompt, the others from one step each.
+fn greedy(
+    model: &dyn VisionLanguageModel,
+    mut last: Array,
+    delta: i32,
+    caches: &mut [KvCache],
+    (name, expected): (&str, &HashMap<&str, &Array>),
+) -> Vec<i32> {
     let mut greedy = Vec::new();
     for row in 0..8 {
         let reference = expected["greedy_logits"].try_index((row, ..)).unwrap();
         let difference = largest_difference(&last, &reference);
-        assert!(difference < 1e-3, "{}: step {row} differs by {difference}", case.name);
+        assert!(difference < 1e-3, "{name}: step {row} differs by {difference}");
         let token = mlx_rs::ops::indexing::argmax_axis(&last, -1, false).unwrap();
         greedy.push(token.to_vec_cast::<i32>().unwrap()[0]);
         let x = model.embed(&token.reshape(&[1, 1]).unwrap()).unwrap();
-        let rotation = Rotation::from(caches[0].offset() + positions.delta);
-        let hidden = model.forward(x, &rotation, &mut caches).unwrap();
+        let rotation = Rotation::from(caches[0].offset() + delta);
+        let hidden = model.forward(x, &rotation, caches).unwrap();
         last = model.logits(&hidden.try_index((.., -1, ..)).unwrap()).unwrap();
     }
-    assert_eq!(greedy, case.greedy, "{}: greedy tokens", case.name);
+    greedy
+}
+
+/// The checkpoint packed in every mode, by a recipe, and while it is loaded.
+#[test]
+fn every_packing_matches_the_reference() {
+    let expected = Array::load_safetensors(golden("one_image.safetensors")).unwrap();
+    let affine = |bits, group| Quantize::affine(bits, group).into();
+    let mode = |mode| Quantize::from(mode).into();
+    let cases: [(&str, Recipe); 9] = [
+        ("affine2", affine(2, 32)),
+        ("affine3", affine(3, 64)),
+        ("affine5", affine(5, 32)),
+        ("affine6", affine(6, 64)),
+        ("affine8", affine(8, 32)),
+        ("mxfp4", mode(QuantizationMode::Mxfp4)),
+        ("mxfp8", mode(QuantizationMode::Mxfp8)),
+        ("nvfp4", mode(QuantizationMode::Nvfp4)),
+        ("mixed_3_6", Recipe::mixed("mixed_3_6").unwrap()),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    for (name, recipe) in cases {
+        let packed = folder.path().join(name);
+        convert(&golden("tiny_fp32"), &packed, &recipe, Arc::new(|_, _| {})).unwrap();
+        let file = golden(&format!("quantized/{name}.safetensors"));
+        let packed_expected = Array::load_safetensors(file).unwrap();
+        let reference = packed_expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let mut loaded = vec![load(&packed).0];
+        if !name.starts_with("mixed") {
+            // Packed while loading.
+            loaded.push(load_packed(&golden("tiny_fp32"), Some(recipe.default())).0);
+        }
+        for model in loaded {
+            let ids: Vec<u32> = expected["input_ids"].to_vec_cast::<u32>().unwrap();
+            let grid: Vec<i32> = expected["image_grid_thw"].to_vec_cast().unwrap();
+            let grid = Grid { t: 1, h: grid[1] as usize, w: grid[2] as usize };
+            let features = model.encode(&expected["pixel_values"], grid).unwrap();
+            let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
+            let embeddings = model.embed(&tokens).unwrap();
+            let embeddings = model.merge(&embeddings, &ids, &[features]).unwrap();
+            let positions = model.positions(&ids, &[grid]).unwrap();
+            let mut caches = vec![KvCache::default(); model.layers()];
+            let logits = prefill(&*model, &embeddings, &positions, &mut caches, ids.len());
+            let last = logits.try_index((.., -1, ..)).unwrap();
+            let case = (name, &reference);
+            let found = greedy(&*model, last, positions.delta, &mut caches, case);
+            let expected: Vec<i32> = reference["greedy"].to_vec_cast().unwrap();
+            assert_eq!(found, expected, "{name}: greedy tokens");
+        }
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod parity;
 mod prompt;
 mod provider;
 mod quantize;
+mod recipe;
 mod rope;
 mod sampler;
 mod text_stream;
@@ -40,7 +41,7 @@ mod weights;
 
 pub use crate::{
     caches::{CacheLimits, CacheReport, CacheStats, Caches, DiskCache},
-    convert::{ConvertProgress, convert},
+    convert::{ConvertProgress, Converted, convert},
     device::{DeviceInfo, device_info},
     engine::LoadProgress,
     error::{Error, ImageError, LoadError, Result},
@@ -50,5 +51,6 @@ pub use crate::{
     },
     locate::DownloadProgress,
     provider::{ComputeType, MlxOptions, MlxProvider, PROVIDER},
-    quantize::Quantize,
+    quantize::{QuantizationMode, Quantize},
+    recipe::{Recipe, Rule},
 };

@@ -7,10 +7,7 @@ mod rows;
 
 use mlx_rs::{Array, Dtype, error::Result as MlxResult, ops};
 
-use crate::{
-    checkpoint::{Quantization, QuantizationMode},
-    ffi::CudaKernel,
-};
+use crate::{ffi::CudaKernel, quantize::Quantize};
 
 use self::rows::Rows;
 
@@ -52,14 +49,14 @@ impl Matvec {
     /// has `ndim` axes, or `None` if these are not what it is written for. With `norm_eps`, `x` is
     /// normalised first.
     pub(crate) fn new(
-        how: Option<Quantization>,
+        how: Option<Quantize>,
         dtype: Dtype,
         (rows, input): (i32, i32),
         norm_eps: Option<f32>,
         epilogue: Epilogue,
         ndim: usize,
     ) -> MlxResult<Option<Self>> {
-        let packing = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        let packing = Quantize::affine(4, 64);
         let fits = how.is_none_or(|how| how == packing)
             && dtype == Dtype::Bfloat16
             && input % 64 == 0
@@ -178,7 +175,7 @@ mod tests {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn equals_the_products_in_f32() {
-        let packing = Quantization { group_size: 64, bits: 4, mode: QuantizationMode::Affine };
+        let packing = Quantize::affine(4, 64);
         for (rows, input) in
             [(4608, 3584), (3584, 18_944), (37_888, 3584), (770, 256), (2560, 2048)]
         {

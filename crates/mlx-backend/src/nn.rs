@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use mlx_rs::{
-    Array,
+    Array, Dtype,
     error::Result as MlxResult,
     fast,
     ops::{
@@ -16,9 +16,10 @@ use mlx_rs::{
 
 use crate::{
     Error, LoadError, Result,
-    checkpoint::{Quantization, QuantizationMode},
     device::Backend,
+    ffi::{dequantize, quantize, quantized_matmul},
     matvec::{Epilogue, Matvec},
+    quantize::{QuantizationMode, Quantize},
     weights::{Scope, cast},
 };
 
@@ -98,7 +99,7 @@ impl Linear {
         let row = self.row.as_ref()?;
         let weights = match &self.weight {
             Weight::Dense { rows, .. } => [rows; 3],
-            Weight::Packed(p) => [&p.weight, &p.scales, &p.biases],
+            Weight::Packed(p) => [&p.weight, &p.scales, p.biases.as_ref()?],
         };
         row.takes(x).then(|| row.apply(x, weights, gain, extra))
     }
@@ -248,8 +249,9 @@ impl Embedding {
             Weight::Dense { rows, .. } => rows.take_axis(ids, 0),
             Weight::Packed(p) => {
                 let row = |a: &Array| a.take_axis(ids, 0);
-                let (q, s, b) = (row(&p.weight)?, row(&p.scales)?, row(&p.biases)?);
-                ops::dequantize(q, s, &b, p.how.group_size, p.how.bits)
+                let biases = p.biases.as_ref().map(row).transpose()?;
+                let rows = (&row(&p.weight)?, &row(&p.scales)?, biases.as_ref());
+                dequantize(rows, p.how, p.dtype)
             }
         }
     }
@@ -292,8 +294,7 @@ enum Weight {
 impl Packed {
     /// Returns the weights as they were before packing, `[input, output]`.
     fn unpacked(&self) -> MlxResult<Array> {
-        let Self { weight, scales, biases, how, .. } = self;
-        ops::transpose(ops::dequantize(weight, scales, biases, how.group_size, how.bits)?)
+        ops::transpose(dequantize(self.parts(), self.how, self.dtype)?)
     }
 
     /// `[.., input]` to `[.., output]`.
@@ -302,15 +303,11 @@ impl Packed {
         if self.unpacks_from_rows.is_some_and(|least| rows >= least) {
             return ops::matmul(x, self.unpacked()?);
         }
-        ops::quantized_matmul(
-            x,
-            &self.weight,
-            &self.scales,
-            &self.biases,
-            true,
-            self.how.group_size,
-            self.how.bits,
-        )
+        quantized_matmul(x, self.parts(), self.how)
+    }
+
+    fn parts(&self) -> (&Array, &Array, Option<&Array>) {
+        (&self.weight, &self.scales, self.biases.as_ref())
     }
 }
 
@@ -318,11 +315,14 @@ impl Packed {
 struct Packed {
     /// `[output, input * bits / 32]` words.
     weight: Array,
-    /// `[output, input / group_size]`.
+    /// `[output, input / group_size]`, of the type that the model computes in or, in modes of floats,
+    /// bytes.
     scales: Array,
-    /// `[output, input / group_size]`.
-    biases: Array,
-    how: Quantization,
+    /// `[output, input / group_size]`; the mode affine has them.
+    biases: Option<Array>,
+    how: Quantize,
+    /// What the model computes in.
+    dtype: Dtype,
     /// As [`Backend::unpacks_from_rows`].
     unpacks_from_rows: Option<usize>,
 }
@@ -338,16 +338,14 @@ impl Weight {
         };
         // Packed from the type in the file, as converters do, so that the bits are theirs.
         let rows = scope.take_stored("weight", &[output, input])?;
-        let (weight, scales, biases) = ops::quantize(&rows, how.group_size, how.bits)
-            .map_err(|e| mlx_error("quantize", &e))?;
+        let (weight, mut scales, mut biases) =
+            quantize(&rows, how).map_err(|e| mlx_error("quantize", &e))?;
         let dtype = scope.dtype();
-        Ok(Self::Packed(Packed {
-            weight,
-            scales: cast(scales, dtype)?,
-            biases: cast(biases, dtype)?,
-            how: how.into(),
-            unpacks_from_rows: scope.backend().unpacks_from_rows(),
-        }))
+        if let Some(of_groups) = biases {
+            (scales, biases) = (cast(scales, dtype)?, Some(cast(of_groups, dtype)?));
+        }
+        let unpacks_from_rows = scope.backend().unpacks_from_rows();
+        Ok(Self::Packed(Packed { weight, scales, biases, how, dtype, unpacks_from_rows }))
     }
 
     fn dense(rows: Array) -> MlxResult<Self> {
@@ -360,15 +358,17 @@ impl Weight {
         let keep = |array: &Array| scope.keep(array.clone()).map(drop);
         match &self {
             Self::Dense { rows, .. } => keep(rows)?,
-            Self::Packed(p) => [&p.weight, &p.scales, &p.biases].into_iter().try_for_each(keep)?,
+            Self::Packed(p) => {
+                [&p.weight, &p.scales].into_iter().chain(&p.biases).try_for_each(keep)?;
+            }
         }
         Ok(self)
     }
 
     /// As [`Linear::join`].
     fn join(parts: &[&Self]) -> MlxResult<Option<Self>> {
-        let side_by_side = |of: &dyn Fn(&Packed) -> Array, packed: &[&Packed]| {
-            ops::concatenate(&packed.iter().map(|p| of(p)).collect::<Vec<_>>(), 0)
+        let side_by_side = |of: &dyn Fn(&Packed) -> Option<Array>, packed: &[&Packed]| {
+            ops::concatenate(&packed.iter().filter_map(|p| of(p)).collect::<Vec<_>>(), 0)
         };
         let (mut rows, mut packed) = (Vec::new(), Vec::new());
         for part in parts {
@@ -384,10 +384,15 @@ impl Weight {
             return Ok(None);
         }
         Ok(Some(Self::Packed(Packed {
-            weight: side_by_side(&|p| p.weight.clone(), &packed)?,
-            scales: side_by_side(&|p| p.scales.clone(), &packed)?,
-            biases: side_by_side(&|p| p.biases.clone(), &packed)?,
+            weight: side_by_side(&|p| Some(p.weight.clone()), &packed)?,
+            scales: side_by_side(&|p| Some(p.scales.clone()), &packed)?,
+            // All or none have them: they are packed in one mode.
+            biases: match first.biases {
+                Some(_) => Some(side_by_side(&|p| p.biases.clone(), &packed)?),
+                None => None,
+            },
             how: first.how,
+            dtype: first.dtype,
             unpacks_from_rows: first.unpacks_from_rows,
         })))
     }
@@ -407,9 +412,6 @@ impl Packed {
         let how = scope
             .packed()
             .ok_or_else(|| fail("the configuration has no quantization for it".to_owned()))?;
-        if how.mode != QuantizationMode::Affine {
-            return Err(fail(format!("expected mode affine, found {}", how.mode)).into());
-        }
         if input % how.group_size != 0 {
             return Err(fail(format!(
                 "{input} inputs cannot be divided into groups of {}",
@@ -418,8 +420,12 @@ impl Packed {
             .into());
         }
         let groups = [output, input / how.group_size];
-        let scales = scope.take_cast("scales", &groups)?;
-        let biases = scope.take_cast("biases", &groups)?;
+        let (scales, biases) = match how.mode {
+            QuantizationMode::Affine => {
+                (scope.take_cast("scales", &groups)?, Some(scope.take_cast("biases", &groups)?))
+            }
+            _ => (scope.take_bytes("scales", &groups)?, None),
+        };
         let weight = scope.take_packed("weight")?;
         let expected = [output, input * how.bits / 32];
         if weight.shape() != expected {
@@ -436,8 +442,8 @@ impl Packed {
             ))
             .into());
         }
-        let unpacks_from_rows = scope.backend().unpacks_from_rows();
-        Ok(Self { weight, scales, biases, how, unpacks_from_rows })
+        let (dtype, unpacks_from_rows) = (scope.dtype(), scope.backend().unpacks_from_rows());
+        Ok(Self { weight, scales, biases, how, dtype, unpacks_from_rows })
     }
 }
 
@@ -722,10 +728,10 @@ mod tests {
     }
 
     fn packed(output: i32, input: i32, step: f32, bits: i32) -> Linear {
-        let (weight, scales, biases) =
-            ops::quantize(wave(&[output, input], step), 64, bits).unwrap();
-        let how = Quantization { group_size: 64, bits, mode: QuantizationMode::Affine };
-        let packed = Packed { weight, scales, biases, how, unpacks_from_rows: None };
+        let how = Quantize::affine(bits, 64);
+        let (weight, scales, biases) = quantize(&wave(&[output, input], step), how).unwrap();
+        let dtype = Dtype::Float32;
+        let packed = Packed { weight, scales, biases, how, dtype, unpacks_from_rows: None };
         Linear { weight: Weight::Packed(packed), bias: None, row: None }
     }
 

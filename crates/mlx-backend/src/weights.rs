@@ -16,10 +16,7 @@ use mlx_rs::{Array, Dtype, transforms::eval};
 use safetensors::tensor::Metadata;
 
 use crate::{
-    Error, LoadError, Result,
-    checkpoint::{Quantization, QuantizationConfig},
-    device::Backend,
-    quantize::Quantize,
+    Error, LoadError, Result, checkpoint::QuantizationConfig, device::Backend, quantize::Quantize,
 };
 
 /// Longest header of a safetensors file, in bytes; the format's own limit.
@@ -147,21 +144,24 @@ impl<'a> Scope<'a> {
     /// As [`take`](Self::take), in the type that the file holds; it is not read at the end unless
     /// given to [`keep`](Self::keep).
     pub(crate) fn take_stored(&self, name: &str, shape: &[i32]) -> Result<Array> {
-        let path = self.path(name);
+        let array = self.take_shape(name, shape)?;
+        match array.dtype() {
+            Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 => Ok(array),
+            found => Err(self.other_type(name, "float32, float16 or bfloat16", found)),
+        }
+    }
+
+    fn take_shape(&self, name: &str, shape: &[i32]) -> Result<Array> {
         let array = self.take_any_shape(name)?;
         if array.shape() != shape {
             let (expected, found) = (shape.to_vec(), array.shape().to_vec());
-            return Err(LoadError::Shape { name: path, expected, found }.into());
-        }
-        if !matches!(array.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
-            return Err(LoadError::Dtype {
-                name: path,
-                expected: "float32, float16 or bfloat16",
-                found: format!("{:?}", array.dtype()),
-            }
-            .into());
+            return Err(LoadError::Shape { name: self.path(name), expected, found }.into());
         }
         Ok(array)
+    }
+
+    fn other_type(&self, name: &str, expected: &'static str, found: Dtype) -> Error {
+        LoadError::Dtype { name: self.path(name), expected, found: format!("{found:?}") }.into()
     }
 
     /// Takes a packed tensor: unsigned 32-bit words. It is not read at the end unless given to
@@ -171,15 +171,22 @@ impl<'a> Scope<'a> {
     /// [`LoadError::MissingTensor`] or [`LoadError::Dtype`].
     pub(crate) fn take_packed(&self, name: &str) -> Result<Array> {
         let array = self.take_any_shape(name)?;
-        if array.dtype() != Dtype::Uint32 {
-            return Err(LoadError::Dtype {
-                name: self.path(name),
-                expected: "uint32",
-                found: format!("{:?}", array.dtype()),
-            }
-            .into());
+        match array.dtype() {
+            Dtype::Uint32 => Ok(array),
+            found => Err(self.other_type(name, "uint32", found)),
         }
-        Ok(array)
+    }
+
+    /// Takes bytes of exactly `shape`, as [`take_packed`](Self::take_packed) does words.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], [`LoadError::Shape`] or [`LoadError::Dtype`].
+    pub(crate) fn take_bytes(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        let array = self.take_shape(name, shape)?;
+        match array.dtype() {
+            Dtype::Uint8 => Ok(array),
+            found => Err(self.other_type(name, "uint8", found)),
+        }
     }
 
     /// Takes a tensor whatever its shape and type, as it is stored.
@@ -209,7 +216,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Returns how the module at this scope is packed, by the checkpoint's configuration.
-    pub(crate) fn packed(&self) -> Option<Quantization> {
+    pub(crate) fn packed(&self) -> Option<Quantize> {
         self.weights.packed.get(&self.prefix)
     }
 

@@ -37,7 +37,7 @@ fn model_path(model: usize) -> PathBuf {
 }
 
 fn load(model: usize, caches: &Arc<Caches>, prefill_step_tokens: usize) -> MlxProvider {
-    let quantize = (model == 2).then_some(Quantize { bits: 8, group_size: 32 });
+    let quantize = (model == 2).then_some(Quantize::affine(8, 32));
     let caches = caches.clone();
     let options = MlxOptions { caches, quantize, prefill_step_tokens, ..MlxOptions::default() };
     MlxProvider::load(model_path(model).to_str().unwrap(), options).unwrap()

@@ -1,54 +1,21 @@
 //! The `quantization` block of `config.json`: one setting for all layers, and exceptions by path.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
+use crate::quantize::{QuantizationMode, Quantize};
+
 /// Layers of the language model are named with this prefix by some writers and without by others.
 const PREFIX: &str = "language_model.";
-
-/// How one layer's weights are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Quantization {
-    /// Weights that share one scale.
-    pub(crate) group_size: i32,
-    /// Bits of one weight.
-    pub(crate) bits: i32,
-    /// What a packed weight means.
-    pub(crate) mode: QuantizationMode,
-}
-
-/// What a packed weight means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum QuantizationMode {
-    /// An integer with a scale and a bias per group.
-    Affine,
-    /// Microscaling floats of 4 bits.
-    Mxfp4,
-    /// Microscaling floats of 8 bits.
-    Mxfp8,
-    /// NVIDIA's floats of 4 bits.
-    Nvfp4,
-}
-
-impl fmt::Display for QuantizationMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Affine => "affine",
-            Self::Mxfp4 => "mxfp4",
-            Self::Mxfp8 => "mxfp8",
-            Self::Nvfp4 => "nvfp4",
-        })
-    }
-}
 
 /// The settings of a checkpoint; the default is one that is not quantised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QuantizationConfig {
     /// The setting of every layer without one of its own.
-    pub(crate) default: Option<Quantization>,
+    pub(crate) default: Option<Quantize>,
     /// The settings of single layers by module path; `None` for a layer that is not quantised.
-    pub(crate) per_path: HashMap<String, Option<Quantization>>,
+    pub(crate) per_path: HashMap<String, Option<Quantize>>,
 }
 
 impl QuantizationConfig {
@@ -95,7 +62,7 @@ impl QuantizationConfig {
 
     /// Returns the setting of the layer at module path `path`, with or without the prefix
     /// `language_model.`; `None` if the layer is not quantised.
-    pub(crate) fn get(&self, path: &str) -> Option<Quantization> {
+    pub(crate) fn get(&self, path: &str) -> Option<Quantize> {
         let other = match path.strip_prefix(PREFIX) {
             Some(rest) => rest.to_owned(),
             None => format!("{PREFIX}{path}"),
@@ -106,26 +73,12 @@ impl QuantizationConfig {
 }
 
 /// Reads one setting; what is absent is the default of its mode, as in MLX.
-fn read(name: &str, entry: &Map<String, Value>) -> Result<Quantization, String> {
+fn read(name: &str, entry: &Map<String, Value>) -> Result<Quantize, String> {
     let mode = match entry.get("mode").filter(|m| !m.is_null()) {
         None => QuantizationMode::Affine,
-        Some(mode) => match mode.as_str() {
-            Some("affine") => QuantizationMode::Affine,
-            Some("mxfp4") => QuantizationMode::Mxfp4,
-            Some("mxfp8") => QuantizationMode::Mxfp8,
-            Some("nvfp4") => QuantizationMode::Nvfp4,
-            _ => {
-                return Err(format!(
-                    "expected `mode` of `{name}` to be affine, mxfp4, mxfp8 or nvfp4, found {mode}"
-                ));
-            }
-        },
-    };
-    let (group_sizes, widths): (&[i32], &[i32]) = match mode {
-        QuantizationMode::Affine => (&[64, 32, 128], &[4, 2, 3, 5, 6, 8]),
-        QuantizationMode::Mxfp4 => (&[32], &[4]),
-        QuantizationMode::Mxfp8 => (&[32], &[8]),
-        QuantizationMode::Nvfp4 => (&[16], &[4]),
+        Some(mode) => mode.as_str().and_then(|mode| mode.parse().ok()).ok_or_else(|| {
+            format!("expected `mode` of `{name}` to be affine, mxfp4, mxfp8 or nvfp4, found {mode}")
+        })?,
     };
     // The first of each list is the default.
     let number = |key: &str, allowed: &[i32]| match entry.get(key).filter(|v| !v.is_null()) {
@@ -137,9 +90,9 @@ fn read(name: &str, entry: &Map<String, Value>) -> Result<Quantization, String> 
             })
         }
     };
-    Ok(Quantization {
-        group_size: number("group_size", group_sizes)?,
-        bits: number("bits", widths)?,
+    Ok(Quantize {
+        group_size: number("group_size", mode.group_sizes())?,
+        bits: number("bits", mode.bits())?,
         mode,
     })
 }
@@ -150,8 +103,8 @@ mod tests {
 
     use super::*;
 
-    fn affine(group_size: i32, bits: i32) -> Option<Quantization> {
-        Some(Quantization { group_size, bits, mode: QuantizationMode::Affine })
+    fn affine(group_size: i32, bits: i32) -> Option<Quantize> {
+        Some(Quantize::affine(bits, group_size))
     }
 
     #[test]

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use safetensors::{Dtype, tensor::TensorInfo};
 
 use super::footprint::{product, sum};
-use crate::{Result, quantize::Quantize, weights::read_header};
+use crate::{
+    Result,
+    quantize::{QuantizationMode, Quantize},
+    weights::read_header,
+};
 
 /// Returns the bytes that the tensors of `files` take once they are loaded: floats in a type of
 /// `value_bytes`, everything else as it is stored, and dense weights packed if `quantize` says so.
@@ -55,8 +59,12 @@ fn tensor_bytes(info: &TensorInfo, value_bytes: u64, quantize: Option<Quantize>)
         (Dtype::F32 | Dtype::F16 | Dtype::BF16, Some(quantize)) => {
             let bits = u64::from(quantize.bits.unsigned_abs());
             let groups = values / u64::from(quantize.group_size.unsigned_abs()).max(1);
-            // A scale and a bias for each group.
-            sum([product(&[values, bits]) / 8, product(&[groups, 2, value_bytes])])
+            // A scale and a bias for each group, or a byte.
+            let of_group = match quantize.mode {
+                QuantizationMode::Affine => 2 * value_bytes,
+                _ => 1,
+            };
+            sum([product(&[values, bits]) / 8, product(&[groups, of_group])])
         }
         (Dtype::F32 | Dtype::F16 | Dtype::BF16, None) => product(&[values, value_bytes]),
         _ => {

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use abstractllm::{
     GenerateParams, embedded,
-    mlx::{ByteSize, MemoryOptions, MemoryPolicy, Quantize},
+    mlx::{ByteSize, MemoryOptions, MemoryPolicy, QuantizationMode, Quantize, Recipe, Rule},
 };
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -119,17 +119,18 @@ pub(crate) struct ModelArgs {
     /// A folder, or organisation/model of the Hugging Face hub [default: the embedded tiny-vl]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// Packs a full checkpoint while loading: 2, 3, 4 (if only --quantize is given), 5, 6 or 8 bits
+    /// Packs a full checkpoint while loading: 2, 3, 4 (if only --quantize is given), 5, 6 or 8 bits,
+    /// mxfp4, mxfp8 or nvfp4
     #[arg(
         long,
-        value_name = "BITS",
+        value_name = "BITS|MODE",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "4",
-        value_parser = bits,
+        value_parser = packing,
         overrides_with = "no_quantize",
     )]
-    pub(crate) quantize: Option<i32>,
+    pub(crate) quantize: Option<Quantize>,
     /// Loads the checkpoint as it is (default)
     #[arg(long, overrides_with = "quantize")]
     pub(crate) no_quantize: bool,
@@ -176,9 +177,8 @@ impl ModelArgs {
     }
 
     pub(crate) fn quantize(&self) -> Option<Quantize> {
-        let default = Quantize::default();
-        let group_size = self.group_size.unwrap_or(default.group_size);
-        self.quantize.map(|bits| Quantize { bits, group_size })
+        let of_groups = |how: Quantize| self.group_size.unwrap_or(how.group_size);
+        self.quantize.map(|how| Quantize { group_size: of_groups(how), ..how })
     }
 }
 
@@ -296,7 +296,10 @@ pub(crate) struct SystemCheckArgs {
 const QUANTIZE_EXAMPLES: &str = "\
 Examples:
   abstractllm quantize ./Qwen2.5-VL-3B-Instruct ./Qwen2.5-VL-3B-Instruct-4bit
-  abstractllm quantize tiny-vl ./tiny-vl-8bit --bits 8 --group-size 32";
+  abstractllm quantize tiny-vl ./tiny-vl-8bit --bits 8 --group-size 32
+  abstractllm quantize tiny-vl ./tiny-vl-mxfp4 --mode mxfp4
+  abstractllm quantize tiny-vl ./tiny-vl-mixed --recipe mixed_3_6
+  abstractllm quantize tiny-vl ./tiny-vl-own --rule '*.v_proj=8' --rule '*.layers.0.*=full'";
 
 /// Writes a quantised copy of a full checkpoint, which loads faster and takes less memory
 #[derive(Debug, Args)]
@@ -308,20 +311,65 @@ pub(crate) struct QuantizeArgs {
     /// The folder to write, which must not exist
     #[arg(value_name = "TARGET")]
     pub(crate) target: PathBuf,
-    /// Bits of a weight: 2, 3, 4, 5, 6 or 8
-    #[arg(long, value_name = "BITS", value_parser = bits, default_value = "4")]
-    pub(crate) bits: i32,
-    /// Weights that share a scale: 32, 64 or 128
-    #[arg(long, value_name = "N", value_parser = group_size, default_value = "64")]
-    pub(crate) group_size: i32,
+    /// What a packed weight means: affine, mxfp4, mxfp8 or nvfp4 [default: affine]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) mode: Option<QuantizationMode>,
+    /// Bits of a weight: 2, 3, 4, 5, 6 or 8 in the mode affine [default: 4]
+    #[arg(long, value_name = "BITS", value_parser = bits)]
+    pub(crate) bits: Option<i32>,
+    /// Weights that share a scale: 32, 64 or 128 in the mode affine [default: 64]
+    #[arg(long, value_name = "N", value_parser = group_size)]
+    pub(crate) group_size: Option<i32>,
+    /// More bits where it counts: mixed_2_6, mixed_3_4, mixed_3_5, mixed_3_6, mixed_3_8, mixed_4_6 or
+    /// mixed_4_8
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = Recipe::mixed,
+        conflicts_with_all = ["mode", "bits", "group_size"],
+    )]
+    pub(crate) recipe: Option<Recipe>,
+    /// Packs the layers whose path matches PATTERN (with * for any text) differently: WHAT is BITS,
+    /// BITS/GROUP, a mode, or full for not at all; may be repeated, the first that matches counts
+    #[arg(long = "rule", value_name = "PATTERN=WHAT")]
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl QuantizeArgs {
+    /// Returns how each layer is packed.
+    ///
+    /// # Errors
+    /// If MLX has no kernels for it.
+    pub(crate) fn recipe(&self) -> Result<Recipe, String> {
+        let usual = Quantize::from(self.mode.unwrap_or_default());
+        let uniform = Quantize {
+            bits: self.bits.unwrap_or(usual.bits),
+            group_size: self.group_size.unwrap_or(usual.group_size),
+            ..usual
+        };
+        uniform.validate()?;
+        let base = self.recipe.clone().unwrap_or_else(|| uniform.into());
+        Ok(base.with_rules(self.rules.iter().cloned()))
+    }
 }
 
 fn bits(text: &str) -> Result<i32, String> {
     one_of(text, &Quantize::BITS)
 }
 
+fn packing(text: &str) -> Result<Quantize, String> {
+    match text.parse::<QuantizationMode>() {
+        Ok(mode) => Ok(mode.into()),
+        Err(_) => match bits(text) {
+            Ok(bits) => Ok(Quantize { bits, ..Quantize::default() }),
+            Err(error) => Err(format!("{error}, mxfp4, mxfp8 or nvfp4")),
+        },
+    }
+}
+
 fn group_size(text: &str) -> Result<i32, String> {
-    one_of(text, &Quantize::GROUP_SIZES)
+    // 16 is that of nvfp4, which has no other.
+    one_of(text, &[16, 32, 64, 128])
 }
 
 fn one_of(text: &str, allowed: &[i32]) -> Result<i32, String> {
@@ -352,10 +400,12 @@ mod tests {
     #[test]
     fn quantize_takes_its_bits_after_an_equals_sign_only() {
         assert_eq!(answer(&[]).model.quantize(), None);
-        let four = Some(Quantize { bits: 4, group_size: 64 });
+        let four = Some(Quantize::default());
         assert_eq!(answer(&["--quantize"]).model.quantize(), four);
         let packed = answer(&["--quantize=8", "--group-size", "32"]).model.quantize();
-        assert_eq!(packed, Some(Quantize { bits: 8, group_size: 32 }));
+        assert_eq!(packed, Some(Quantize::affine(8, 32)));
+        let floats = answer(&["--quantize=mxfp4"]).model.quantize();
+        assert_eq!(floats, Some(QuantizationMode::Mxfp4.into()));
         assert_eq!(answer(&["--quantize=8", "--no-quantize"]).model.quantize(), None);
         assert_eq!(answer(&["--no-quantize", "--quantize"]).model.quantize(), four);
         // An image after it is an image.

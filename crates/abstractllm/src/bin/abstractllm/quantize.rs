@@ -8,8 +8,8 @@ use std::{
 };
 
 use abstractllm::{
-    Error, embedded,
-    mlx::{self, Quantize},
+    Error, ErrorKind, embedded,
+    mlx::{self, Converted},
 };
 
 use crate::{args::QuantizeArgs, failure::Failure, format, progress::Bars};
@@ -19,22 +19,25 @@ pub(crate) fn run(args: &QuantizeArgs, quiet: bool) -> Result<(), Failure> {
         true => embedded::tiny_vl()?,
         false => args.source.clone(),
     };
-    let how = Quantize { bits: args.bits, group_size: args.group_size };
+    let recipe = args.recipe().map_err(|e| Error::new(ErrorKind::InvalidRequest, e))?;
     let bars = Bars::new(quiet);
     let shown = bars.clone();
     let progress = Arc::new(move |done, total| shown.count("quantising tensors", done, total));
-    let done = mlx::convert(&source, &args.target, how, progress);
+    let done = mlx::convert(&source, &args.target, &recipe, progress);
     bars.clear();
-    done.map_err(Error::from)?;
+    let done = done.map_err(Error::from)?;
     if !quiet {
         let [before, after] =
             [&source, &args.target].map(|folder| format::bytes(weight_bytes(folder)));
-        let Quantize { bits, group_size } = how;
-        writeln!(
-            io::stdout(),
-            "{}: {after} of weights, {bits} bits in groups of {group_size}; {before} before",
-            args.target.display()
-        )?;
+        let target = args.target.display();
+        writeln!(io::stdout(), "{target}: {after} of weights, {recipe}; {before} before")?;
+        if done.resumed > 0 {
+            let Converted { resumed, tensors, .. } = done;
+            writeln!(
+                io::stdout(),
+                "{resumed} of {tensors} tensors were there from an earlier try"
+            )?;
+        }
     }
     Ok(())
 }
