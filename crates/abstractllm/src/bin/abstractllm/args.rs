@@ -320,11 +320,10 @@ pub(crate) struct QuantizeArgs {
     /// Weights that share a scale: 32, 64 or 128 in the mode affine [default: 64]
     #[arg(long, value_name = "N", value_parser = group_size)]
     pub(crate) group_size: Option<i32>,
-    /// More bits where it counts: mixed_2_6, mixed_3_4, mixed_3_5, mixed_3_6, mixed_3_8, mixed_4_6 or
-    /// mixed_4_8
     #[arg(
         long,
         value_name = "NAME",
+        help = format!("More bits where it counts: {}", Recipe::MIXED.join(", ")),
         value_parser = Recipe::mixed,
         conflicts_with_all = ["mode", "bits", "group_size"],
     )]
