@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         for (key, value, says) in [
-            ("bits", "7", "bits must be one of [2, 3, 4, 5, 6, 8], found 7"),
+            ("bits", "7", "bits must be one of [2, 3, 4, 5, 6, 8] in the mode affine, found 7"),
             ("bits", "four", "`bits`: expected a whole number, found `four`"),
             ("compute_type", "f64", "`compute_type`: expected auto, f32, bf16 or f16, found `f64`"),
             (
