@@ -82,6 +82,12 @@ impl Backend {
         self != Self::Cpu
     }
 
+    /// Returns whether the linear layers of a model that computes in `dtype` are computed outside of MLX,
+    /// on weights as they are stored.
+    pub(crate) fn on_host(self, dtype: Dtype) -> bool {
+        self == Self::Cpu && dtype == Dtype::Float32
+    }
+
     /// Returns whether compiled functions pay. MLX fuses their operations into a kernel of its own;
     /// on CPUs it would run a C++ compiler for that.
     pub(crate) fn compiles(self) -> bool {

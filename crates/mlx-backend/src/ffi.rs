@@ -3,6 +3,8 @@
 #![allow(unsafe_code, reason = "functions of C are declared and defined here")]
 
 mod cuda_kernel;
+mod host;
+mod matvec;
 mod packed;
 #[cfg(target_os = "linux")]
 mod sgemm;
@@ -18,6 +20,7 @@ use mlx_sys::mlx_array;
 
 pub(crate) use self::{
     cuda_kernel::CudaKernel,
+    host::{After, HostLinear, HostWeight, host_linear},
     packed::{dequantize, quantize, quantized_matmul},
     slices::{slice, slice_update},
 };

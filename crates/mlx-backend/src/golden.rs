@@ -198,7 +198,7 @@ fn greedy(
     model: &dyn VisionLanguageModel,
     mut last: Array,
     delta: i32,
-    caches: &mut [KvCache],
+    caches: &mut Vec<KvCache>,
     (name, expected): (&str, &HashMap<&str, &Array>),
 ) -> Vec<i32> {
     let mut greedy = Vec::new();

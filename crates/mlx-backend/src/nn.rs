@@ -17,7 +17,7 @@ use mlx_rs::{
 use crate::{
     Error, LoadError, Result,
     device::Backend,
-    ffi::{dequantize, quantize, quantized_matmul},
+    ffi::{After, HostLinear, HostWeight, dequantize, host_linear, quantize, quantized_matmul},
     matvec::{Epilogue, Matvec},
     quantize::{QuantizationMode, Quantize},
     weights::{Scope, cast},
@@ -30,6 +30,8 @@ pub(crate) struct Linear {
     bias: Option<Array>,
     /// For one row, where there is a kernel that does more than the product.
     row: Option<Matvec>,
+    /// As [`Backend::on_host`].
+    on_host: bool,
 }
 
 impl Linear {
@@ -42,7 +44,7 @@ impl Linear {
     fn open(scope: &Scope<'_>, output: i32, input: i32, bias: bool) -> Result<Self> {
         let weight = Weight::open(scope, output, input)?;
         let bias = bias.then(|| scope.take_cast("bias", &[output])).transpose()?;
-        Ok(Self { weight, bias, row: None })
+        Ok(Self { weight, bias, row: None, on_host: scope.on_host() })
     }
 
     /// Adds outputs of zero up to `outputs` and inputs that do not count up to `inputs`, if dense.
@@ -58,13 +60,13 @@ impl Linear {
         };
         let weight = Weight::dense(longer(&longer(rows, 0, outputs)?, 1, inputs)?)?;
         let bias = self.bias.as_ref().map(|bias| longer(bias, 0, outputs)).transpose()?;
-        Ok(Self { weight, bias, row: self.row })
+        Ok(Self { weight, bias, ..self })
     }
 
     /// Has the weights read from disk at the end of loading.
     fn kept(self, scope: &Scope<'_>) -> Result<Self> {
         let bias = self.bias.map(|bias| scope.keep(bias)).transpose()?;
-        Ok(Self { weight: self.weight.kept(scope)?, bias, row: self.row })
+        Ok(Self { weight: self.weight.kept(scope)?, bias, ..self })
     }
 
     /// Adds the kernel for one row `[.., 1, input]` of `ndim` axes, where there is one.
@@ -106,10 +108,26 @@ impl Linear {
 
     /// `[.., input]` to `[.., output]`, added to `onto`; its kernel must be one that adds.
     pub(crate) fn forward_onto(&self, x: &Array, onto: &Array) -> MlxResult<Array> {
+        if self.on_host {
+            return host_linear(x, None, &[self.host()], After::Add(onto));
+        }
         match self.row(x, None, Some(onto)) {
             Some(sum) => sum,
             None => onto.add(self.forward(x)?),
         }
+    }
+
+    fn host(&self) -> HostLinear<'_> {
+        let weight = match &self.weight {
+            Weight::Dense { rows, .. } => HostWeight::Dense(rows),
+            Weight::Packed(p) => HostWeight::Packed {
+                words: &p.weight,
+                scales: &p.scales,
+                biases: p.biases.as_ref(),
+                how: p.how,
+            },
+        };
+        HostLinear { weight, bias: self.bias.as_ref() }
     }
 
     /// As [`forward`](Self::forward); its kernel must be one of the product alone.
@@ -128,11 +146,14 @@ impl Linear {
             n if n == parts.len() => Some(ops::concatenate(&biases, 0)?),
             _ => return Ok(None),
         };
-        Ok(Some(Self { weight, bias, row: None }))
+        Ok(Some(Self { weight, bias, row: None, on_host: false }))
     }
 
     /// `[.., input]` to `[.., output]`.
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
+        if self.on_host {
+            return host_linear(x, None, &[self.host()], After::Nothing);
+        }
         match (&self.weight, &self.bias) {
             (Weight::Dense { transposed, .. }, Some(bias)) => {
                 ops::addmm(bias, x, transposed, None, None)
@@ -204,7 +225,16 @@ impl Joined {
         {
             return y;
         }
-        self.forward(&norm.forward(x)?)
+        match self.host() {
+            Some(parts) => host_linear(x, Some(norm.parts()), &parts, After::Nothing),
+            None => self.forward(&norm.forward(x)?),
+        }
+    }
+
+    /// Returns the layers, if they are computed outside of MLX.
+    fn host(&self) -> Option<Vec<HostLinear<'_>>> {
+        let on_host = self.products.iter().all(|part| part.on_host);
+        on_host.then(|| self.products.iter().map(Linear::host).collect())
     }
 
     /// `[.., input]` to `[.., sum of outputs]`.
@@ -234,24 +264,32 @@ impl Joined {
 #[derive(Debug)]
 pub(crate) struct Embedding {
     table: Linear,
+    /// What the model computes in.
+    dtype: Dtype,
 }
 
 impl Embedding {
     /// Takes `weight` (`[vocabulary, hidden]`, packed where `scales` is there).
     pub(crate) fn load(scope: &Scope<'_>, vocabulary: i32, hidden: i32) -> Result<Self> {
         let table = Linear::load(scope, vocabulary, hidden, false)?;
-        Ok(Self { table: table.with_row(scope, None, Epilogue::None, 2)? })
+        let table = table.with_row(scope, None, Epilogue::None, 2)?;
+        Ok(Self { table, dtype: scope.dtype() })
     }
 
     /// Token ids `[B, L]` to `[B, L, E]`.
     pub(crate) fn forward(&self, ids: &Array) -> MlxResult<Array> {
         match &self.table.weight {
-            Weight::Dense { rows, .. } => rows.take_axis(ids, 0),
+            Weight::Dense { rows, .. } => rows.take_axis(ids, 0)?.as_dtype(self.dtype),
             Weight::Packed(p) => {
                 let row = |a: &Array| a.take_axis(ids, 0);
-                let biases = p.biases.as_ref().map(row).transpose()?;
-                let rows = (&row(&p.weight)?, &row(&p.scales)?, biases.as_ref());
-                dequantize(rows, p.how, p.dtype)
+                // Before they are multiplied, so that products are those of the type computed in.
+                let wide = |a: &Array| match p.biases {
+                    Some(_) => row(a)?.as_dtype(self.dtype),
+                    None => row(a),
+                };
+                let biases = p.biases.as_ref().map(wide).transpose()?;
+                let rows = (&row(&p.weight)?, &wide(&p.scales)?, biases.as_ref());
+                dequantize(rows, p.how, self.dtype)
             }
         }
     }
@@ -273,6 +311,10 @@ impl RmsNorm {
     /// Takes `weight` (`[dims]`).
     pub(crate) fn load(scope: &Scope<'_>, dims: i32, eps: f32) -> Result<Self> {
         Ok(Self { weight: scope.take("weight", &[dims])?, eps })
+    }
+
+    fn parts(&self) -> (&Array, f32) {
+        (&self.weight, self.eps)
     }
 
     /// `[.., dims]` to the same shape.
@@ -333,7 +375,11 @@ impl Weight {
             return Packed::open(scope, output, input).map(Self::Packed);
         }
         let Some(how) = scope.quantize(input) else {
-            let rows = scope.take_cast("weight", &[output, input])?;
+            let rows = match scope.on_host() {
+                // There they are made longer as they are used.
+                true => scope.take_stored("weight", &[output, input])?,
+                false => scope.take_cast("weight", &[output, input])?,
+            };
             return Self::dense(rows).map_err(|e| mlx_error("transpose", &e));
         };
         // Packed from the type in the file, as converters do, so that the bits are theirs.
@@ -341,7 +387,7 @@ impl Weight {
         let (weight, mut scales, mut biases) =
             quantize(&rows, how).map_err(|e| mlx_error("quantize", &e))?;
         let dtype = scope.dtype();
-        if let Some(of_groups) = biases {
+        if let (Some(of_groups), false) = (biases.clone(), scope.on_host()) {
             (scales, biases) = (cast(scales, dtype)?, Some(cast(of_groups, dtype)?));
         }
         let unpacks_from_rows = scope.backend().unpacks_from_rows();
@@ -422,7 +468,11 @@ impl Packed {
         let groups = [output, input / how.group_size];
         let (scales, biases) = match how.mode {
             QuantizationMode::Affine => {
-                (scope.take_cast("scales", &groups)?, Some(scope.take_cast("biases", &groups)?))
+                let take = |name| match scope.on_host() {
+                    true => scope.take_stored(name, &groups),
+                    false => scope.take_cast(name, &groups),
+                };
+                (take("scales")?, Some(take("biases")?))
             }
             _ => (scope.take_bytes("scales", &groups)?, None),
         };
@@ -614,6 +664,10 @@ impl Mlp {
         {
             return self.down_proj.forward_onto(&gated?, x);
         }
+        if let (true, Some(parts)) = (self.fits(x), self.gate_up.host()) {
+            let gated = host_linear(x, Some(norm.parts()), &parts, After::SwiGlu)?;
+            return self.down_proj.forward_onto(&gated, x);
+        }
         x.add(self.forward(&norm.forward(x)?)?)
     }
 
@@ -621,6 +675,12 @@ impl Mlp {
     /// would be larger than [`Backend::max_inner_bytes`].
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
         self.forward_within(self.max_inner_bytes, x)
+    }
+
+    /// Returns whether the inner activation for `x` may be had at once.
+    fn fits(&self, x: &Array) -> bool {
+        let rows = x.size() / x.dim(-1).max(1) as usize;
+        rows * self.inner as usize * 2 * x.item_size() <= self.max_inner_bytes
     }
 
     fn forward_within(&self, max_bytes: usize, x: &Array) -> MlxResult<Array> {
@@ -643,6 +703,9 @@ impl Mlp {
     }
 
     fn gated(&self, x: &Array) -> MlxResult<Array> {
+        if let Some(parts) = self.gate_up.host() {
+            return self.down_proj.forward(&host_linear(x, None, &parts, After::SwiGlu)?);
+        }
         let parts = self.gate_up.forward_parts(x)?;
         let [gate, up] = parts.as_slice() else { unreachable!("two parts were loaded") };
         let gated = if self.fuses { fused_swiglu(gate, up)? } else { swiglu((gate, up))? };
@@ -724,7 +787,7 @@ mod tests {
 
     fn linear(output: i32, input: i32, step: f32) -> Linear {
         let weight = Weight::dense(wave(&[output, input], step)).unwrap();
-        Linear { weight, bias: Some(wave(&[output], step * 3.0)), row: None }
+        Linear { weight, bias: Some(wave(&[output], step * 3.0)), row: None, on_host: false }
     }
 
     fn packed(output: i32, input: i32, step: f32, bits: i32) -> Linear {
@@ -732,7 +795,7 @@ mod tests {
         let (weight, scales, biases) = quantize(&wave(&[output, input], step), how).unwrap();
         let dtype = Dtype::Float32;
         let packed = Packed { weight, scales, biases, how, dtype, unpacks_from_rows: None };
-        Linear { weight: Weight::Packed(packed), bias: None, row: None }
+        Linear { weight: Weight::Packed(packed), bias: None, row: None, on_host: false }
     }
 
     fn joined(products: Vec<Linear>, ends: [i32; 2]) -> Joined {

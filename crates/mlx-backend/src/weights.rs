@@ -210,6 +210,11 @@ impl<'a> Scope<'a> {
         self.weights.backend
     }
 
+    /// Returns whether linear layers are computed outside of MLX, on weights as they are stored.
+    pub(crate) fn on_host(&self) -> bool {
+        self.backend().on_host(self.dtype())
+    }
+
     /// Returns the type that the model computes in.
     pub(crate) fn dtype(&self) -> Dtype {
         self.weights.dtype

@@ -123,22 +123,26 @@ impl Guard {
         let dtype = compute_dtype(options.compute_type.dtype(), backend, checkpoint.config());
         let footprint = (architecture.footprint)(checkpoint.config(), &checkpoint.config_path())?;
         let value_bytes = if dtype == Dtype::Float32 { 4 } else { 2 };
+        let on_host = backend.on_host(dtype);
         let fuses = |head_dim: u64| {
             backend.fuses_attention(i32::try_from(head_dim).unwrap_or(i32::MAX), dtype)
         };
         let setting = Setting {
             footprint,
             backend,
+            on_host,
             value_bytes,
             weight_bytes: resident_bytes(
                 checkpoint.weight_files(),
                 architecture.rename,
                 value_bytes,
                 options.quantize,
+                on_host,
             )?,
             fused_tower: fuses(footprint.tower.head_dim),
             fused_decoder: fuses(footprint.decoder.head_dim),
-            unpacks: backend.unpacks_from_rows().is_some()
+            unpacks: !on_host
+                && backend.unpacks_from_rows().is_some()
                 && (options.quantize.is_some() || checkpoint.quantization() != &Default::default()),
         };
         Ok(Self {

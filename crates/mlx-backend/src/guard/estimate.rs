@@ -64,6 +64,8 @@ pub(crate) struct Setting {
     pub(crate) backend: Backend,
     /// Bytes of a value that is computed.
     pub(crate) value_bytes: u64,
+    /// As [`Backend::on_host`].
+    pub(crate) on_host: bool,
     /// Bytes of all weights, loaded.
     pub(crate) weight_bytes: u64,
     /// Whether the scores of the tower are never held.
@@ -329,7 +331,8 @@ impl Setting {
         let inner_bytes = values(inner);
         if values(hidden) <= self.backend.settle_bytes() as u64 {
             // Everything that the blocks in flight make.
-            let block = sum([values(LAZY_VALUES * hidden), product(&[inner_bytes, INNER_VALUES])]);
+            let block =
+                sum([values(LAZY_VALUES * hidden), product(&[inner_bytes, self.inner_values()])]);
             return sum([product(&[block, LAZY_BLOCKS]), tables]);
         }
         let attention = sum([
@@ -338,7 +341,7 @@ impl Setting {
             product(&[patches, ROTATION_VALUES * hidden, F32 - self.value_bytes.min(F32)]),
         ]);
         let piece = inner_bytes.min(self.backend.max_inner_bytes() as u64);
-        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, INNER_VALUES])]);
+        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, self.inner_values()])]);
         sum([attention.max(mlp), tables])
     }
 
@@ -372,12 +375,17 @@ impl Setting {
         let step = work.prefill_step_tokens.min(self.prompt_tokens(work));
         let values = |per_token| product(&[step, per_token, self.value_bytes]);
         let inner = values(decoder.inner).min(self.backend.max_inner_bytes() as u64);
-        let layer = sum([values(DECODER_VALUES * decoder.hidden), product(&[inner, INNER_VALUES])]);
+        let inner = product(&[inner, self.inner_values()]);
+        let layer = sum([values(DECODER_VALUES * decoder.hidden), inner]);
         let in_flight = match values(decoder.hidden) <= self.backend.decoder_settle_bytes() as u64 {
             true => LAZY_LAYERS,
             false => self.backend.decoder_settle_layers() as u64,
         };
         product(&[layer, in_flight.min(decoder.layers)])
+    }
+
+    fn inner_values(&self) -> u64 {
+        if self.on_host { HOST_INNER_VALUES } else { INNER_VALUES }
     }
 
     /// Of the layers in flight, the largest part.
@@ -416,6 +424,8 @@ const ROTATION_VALUES: u64 = 4;
 const MLP_VALUES: u64 = 5;
 /// Inner activations alive in an MLP: gate, its sigmoid, their product, up, and the product of both.
 const INNER_VALUES: u64 = 5;
+/// The same outside of MLX: gate and up, and the product of both.
+const HOST_INNER_VALUES: u64 = 3;
 /// As [`ATTENTION_VALUES`], of all that a block of the tower makes.
 const LAZY_VALUES: u64 = 30;
 /// Blocks that MLX may have in flight: about a hundred operations.

@@ -29,6 +29,7 @@ fn setting() -> Setting {
     Setting {
         footprint: Footprint { tower, decoder },
         backend: Backend::Cpu,
+        on_host: true,
         value_bytes: 4,
         weight_bytes: 4 * GIB,
         fused_tower: false,

@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Returns the bytes that the tensors of `files` take once they are loaded: floats in a type of
-/// `value_bytes`, everything else as it is stored, and dense weights packed if `quantize` says so.
+/// `value_bytes` (matrices as they are stored if `on_host`), everything else as it is stored, and dense
+/// weights packed if `quantize` says so.
 /// Tensors that `rename` drops do not count.
 ///
 /// # Errors
@@ -22,6 +23,7 @@ pub(crate) fn resident_bytes(
     rename: impl Fn(&str) -> Option<String>,
     value_bytes: u64,
     quantize: Option<Quantize>,
+    on_host: bool,
 ) -> Result<u64> {
     let mut total = 0;
     for file in files {
@@ -39,6 +41,11 @@ pub(crate) fn resident_bytes(
                         quantize.filter(|q| packs(*q, module, &info.shape))
                     }
                     _ => None,
+                };
+                let stored = info.dtype.bitsize() as u64 / 8;
+                let value_bytes = match on_host && info.shape.len() == 2 {
+                    true => stored,
+                    false => value_bytes,
                 };
                 Some(tensor_bytes(info, value_bytes, quantize))
             })
@@ -85,8 +92,19 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(checkpoint);
         let checkpoint = Checkpoint::open(&path).unwrap();
         let architecture = models::architecture(checkpoint.model_type()).unwrap();
-        resident_bytes(checkpoint.weight_files(), architecture.rename, value_bytes, quantize)
-            .unwrap()
+        let files = checkpoint.weight_files();
+        resident_bytes(files, architecture.rename, value_bytes, quantize, false).unwrap()
+    }
+
+    #[test]
+    fn on_the_host_matrices_stay_as_they_are_stored() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-vl/full");
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let rename = models::architecture(checkpoint.model_type()).unwrap().rename;
+        let found = resident_bytes(checkpoint.weight_files(), rename, 4, None, true).unwrap();
+        let (halves, singles) =
+            (bytes("models/tiny-vl/full", 2, None), bytes("models/tiny-vl/full", 4, None));
+        assert!(halves < found && found < halves + singles / 10, "{halves} {found} {singles}");
     }
 
     #[test]
