@@ -176,6 +176,7 @@ impl Server {
     }
 
     /// Returns the host, in lower case.
+    #[cfg(feature = "openai")]
     pub(crate) fn host(&self) -> &str {
         self.base.host_str().unwrap_or_default()
     }

@@ -7,6 +7,7 @@
 mod python;
 
 use std::{
+    fs::File,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -57,6 +58,7 @@ fn serve() -> Option<Served> {
         .arg(address.port().to_string())
         .env("HF_HUB_OFFLINE", "1")
         .stdout(Stdio::null())
+        .stderr(File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("mlx-vlm/log")).unwrap())
         .spawn()
         .unwrap();
     let mut served = Served { process, url: format!("http://{address}/v1"), model };
