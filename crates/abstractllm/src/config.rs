@@ -1,13 +1,23 @@
 //! Settings as texts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, path::Path};
 
+use llm_core::Result;
 use serde::{Deserialize, Deserializer, de};
+
+use crate::sources;
 
 /// The settings of a provider as texts, for [`create_llm`](crate::create_llm).
 ///
 /// A key that the provider does not know is an error that suggests the nearest one, so that a
-/// misspelt setting is never ignored. The keys of the provider `mlx`:
+/// misspelt setting is never ignored. The keys of every provider, and what is used where a request does
+/// not say:
+///
+/// | key | value |
+/// |---|---|
+/// | every field of [`GenerateParams`](crate::GenerateParams) | its value; `stop` is one text or a JSON list of texts, `logit_bias` a JSON object |
+///
+/// The keys of the provider `mlx`:
 ///
 /// | key | value |
 /// |---|---|
@@ -15,6 +25,7 @@ use serde::{Deserialize, Deserializer, de};
 /// | `quantize` | `true` packs a full checkpoint while loading |
 /// | `quantization_mode` | `affine` (default), `mxfp4`, `mxfp8` or `nvfp4`; implies `quantize` |
 /// | `bits`, `group_size` | how to pack it, 4 and 64 by default in the mode `affine`; either implies `quantize` |
+/// | `load_in_8bit`, `load_in_4bit` | `true` is `bits` of 8 or 4 |
 /// | `compute_type` | `auto` (default), `f32`, `bf16` or `f16` |
 /// | `prefill_step_tokens` | prompt tokens read at a time |
 /// | `max_batch` | answers of a model that are made at a time, 16 by default |
@@ -26,9 +37,25 @@ use serde::{Deserialize, Deserializer, de};
 /// | `models` | most models kept, 3 by default |
 /// | `keep_alive` | seconds that a model is kept after its last use, 300 by default, or `forever` |
 /// | `cache_dir`, `cache_dir_size` | a folder for features and prefixes, and its size, `10GiB` by default |
-/// | every field of [`GenerateParams`](crate::GenerateParams) | what is used where a request does not say; `stop` is one text or a JSON list of texts, `logit_bias` a JSON object |
+/// | `device` | `auto` (default), or `cpu` or `gpu` to be sure that MLX was built for it |
+/// | `device_map` | `auto` (default); models are not split |
 ///
 /// Any key about caches gives the provider caches of its own; otherwise it shares those of the process.
+///
+/// The keys of the providers `openai` and `anthropic`:
+///
+/// | key | value |
+/// |---|---|
+/// | `model` | the name that the server has for it; needed |
+/// | `base_url` | where the interface begins, such as `http://localhost:11434/v1`; by default `OPENAI_BASE_URL` or `ANTHROPIC_BASE_URL` in the environment, or the service itself |
+/// | `api_key` | by default `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` in the environment, which are never sent to a `base_url` that is set here |
+/// | `timeout` | most seconds for a whole answer; none by default |
+/// | `connect_timeout`, `read_timeout` | most seconds for a connection, and of silence: 10 and 300 by default; `request_timeout` is `read_timeout` |
+/// | `max_retries`, `retry_wait` | further tries, 2 by default, and seconds before the first of them, 0.5 by default; `retry_count` is `max_retries` |
+/// | `proxy` | an address; by default `HTTPS_PROXY` and its like in the environment |
+/// | `capabilities` | what the model can do, as a list of names with commas |
+/// | `context_tokens` | most tokens of prompt and answer together |
+/// | `organization` | who pays, for OpenAI only |
 ///
 /// It deserialises from a map; values that are no texts become the text of their JSON:
 ///
@@ -37,7 +64,7 @@ use serde::{Deserialize, Deserializer, de};
 /// let config: abstractllm::Config = serde_json::from_str(json).unwrap();
 /// assert_eq!(config.get("temperature"), Some("0.2"));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Config(BTreeMap<String, String>);
 
 impl Config {
@@ -53,9 +80,34 @@ impl Config {
         self.0.get(key).map(String::as_str)
     }
 
-    #[cfg(feature = "mlx")]
+    /// Reads the settings of `provider` from a file, for programs with a place of their own for it; its
+    /// form is told at [`create_llm`](crate::create_llm), which reads the file that the environment names.
+    ///
+    /// # Errors
+    /// If it cannot be read, or holds what is no setting.
+    pub fn read(path: impl AsRef<Path>, provider: &str) -> Result<Self> {
+        sources::read_file(path.as_ref(), provider).map(Self)
+    }
+
+    /// Iterates over keys and their texts, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     pub(crate) fn into_inner(self) -> BTreeMap<String, String> {
         self.0
+    }
+}
+
+// Derived Debug would print keys, and passwords in addresses.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown =
+            self.iter().map(|(key, value)| match key.contains("key") || value.contains('@') {
+                true => (key, "..."),
+                false => (key, value),
+            });
+        f.debug_map().entries(shown).finish()
     }
 }
 
@@ -106,6 +158,17 @@ pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let config = Config::from([
+            ("api_key", "sk-secret"),
+            ("proxy", "http://user:hunter2@proxy"),
+            ("model", "m"),
+        ]);
+        let text = format!("{config:?}");
+        assert_eq!(text, r#"{"api_key": "...", "model": "m", "proxy": "..."}"#);
+    }
 
     #[test]
     fn maps_with_plain_values_deserialise() {

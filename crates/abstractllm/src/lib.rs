@@ -14,17 +14,22 @@
 //! This crate adds no behaviour of its own. It gathers, under one name,
 //!
 //! - the vocabulary of `llm-core` at the root: [`Provider`], [`Request`], [`Event`], [`Error`];
-//! - [`create_llm`], which picks a provider by name and takes its settings as texts ([`Config`]);
+//! - [`create_llm`], which picks a provider by name and takes its settings as texts ([`Config`]), and
+//!   [`register_provider`], which adds one;
 //! - [`blocking`], the same calls for programs without an async runtime;
 //! - [`vision`], from image files to what a vision tower reads (`vision-preproc`);
 //! - [`perf`], measuring (`perf-monitor`);
 //! - `mlx`, the provider that runs models here (`mlx-backend`), and `load`, its typed form;
 //! - `session`, conversations with tools that are kept in files (`llm-session`);
+//! - `http`, the providers behind HTTP (`http-backend`);
+//! - `media`, from what a person writes to images and texts (`media-loader`);
 //! - `embedded`, a small model that needs no download.
 //!
 //! # Features
 //!
 //! - `mlx` (default): the MLX provider. Without it nothing of MLX is built.
+//! - `openai` and `anthropic` (default): the providers behind HTTP.
+//! - `media` (default): the loader of files and addresses.
 //! - `hub` (default): models are downloaded by name from the Hugging Face hub.
 //! - `session` (default): conversations.
 //! - `tiny-vl` (default): the embedded model, which makes a program 21 MB larger.
@@ -35,14 +40,22 @@
 pub mod blocking;
 mod config;
 mod create;
+#[cfg(all(doctest, feature = "media", feature = "mlx", feature = "openai"))]
+mod docs;
 #[cfg(feature = "tiny-vl")]
 pub mod embedded;
-#[cfg(feature = "mlx")]
 mod reader;
+mod registry;
+mod settings;
+mod sources;
 
+#[cfg(any(feature = "anthropic", feature = "openai"))]
+pub use http_backend as http;
 pub use llm_core::*;
 #[cfg(feature = "session")]
 pub use llm_session as session;
+#[cfg(feature = "media")]
+pub use media_loader as media;
 #[cfg(feature = "mlx")]
 pub use mlx_backend as mlx;
 pub use perf_monitor as perf;
@@ -50,4 +63,9 @@ pub use vision_preproc as vision;
 
 #[cfg(feature = "mlx")]
 pub use crate::create::load;
-pub use crate::{config::Config, create::create_llm};
+pub use crate::{
+    config::Config,
+    create::create_llm,
+    reader::ConfigReader,
+    registry::{available_providers, register_provider},
+};

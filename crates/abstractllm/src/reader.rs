@@ -6,34 +6,92 @@ use llm_core::{Error, ErrorKind, GenerateParams, Result};
 
 use crate::{Config, config::nearest};
 
+/// The keys of [`ConfigReader::params`].
+pub(crate) const PARAMS: &[&str] = &[
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "max_tokens",
+    "stop",
+    "seed",
+    "system",
+    "min_pixels",
+    "max_pixels",
+    "image_detail",
+    "logit_bias",
+    "user",
+];
+
+/// Other names for keys that all providers have: those of the Python original.
+pub(crate) const ALIASES: &[(&str, &str)] = &[("system_prompt", "system")];
+
+/// Parameters of the Python original that are no settings, and where they have gone.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("image", "an image belongs to a request: `Request::images`"),
+    ("images", "images belong to a request: `Request::images`"),
+    ("tools", "tools belong to a request: `Request::with_tools`"),
+    ("tool_choice", "it belongs to a request: `Request::tool_choice`"),
+    (
+        "content_filter",
+        "services have no setting for it; an answer that was withheld ends with `FinishReason::ContentFilter`",
+    ),
+    ("moderation", "ask the service that moderates before the model is asked"),
+    ("logging_enabled", "logs go through `tracing`; in the program, by `RUST_LOG`"),
+];
+
 /// Hands out the values of a [`Config`] one by one, and remembers which keys were asked for: those
-/// are the known ones.
+/// are the known ones. For constructors of providers, see [`register_provider`](crate::register_provider).
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub struct ConfigReader {
     values: BTreeMap<String, String>,
     known: Vec<&'static str>,
 }
 
-impl Reader {
-    pub(crate) fn new(config: Config) -> Self {
+impl ConfigReader {
+    /// Returns a reader of all keys of `config`.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
         Self { values: config.into_inner(), known: Vec::new() }
     }
 
     /// Takes the text of `key`.
-    pub(crate) fn text(&mut self, key: &'static str) -> Option<String> {
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
         self.known.push(key);
         self.values.remove(key)
+    }
+
+    /// Takes the text of `key` or of another name for it.
+    ///
+    /// # Errors
+    /// If both are there.
+    pub fn text_or(
+        &mut self,
+        key: &'static str,
+        aliases: &[&'static str],
+    ) -> Result<Option<String>> {
+        let mut found = self.text(key).map(|text| (key, text));
+        for &alias in aliases {
+            // Not remembered by `text`: suggestions name the one that is documented.
+            let Some(text) = self.values.remove(alias) else { continue };
+            if let Some((other, _)) = found {
+                return Err(invalid(format!(
+                    "`{alias}` and `{other}` mean the same; give one of them"
+                )));
+            }
+            found = Some((alias, text));
+        }
+        Ok(found.map(|(_, text)| text))
     }
 
     /// Takes the value of `key`; `expected` says what it must be.
     ///
     /// # Errors
     /// If the text is not one of `T`.
-    pub(crate) fn value<T: FromStr>(
-        &mut self,
-        key: &'static str,
-        expected: &str,
-    ) -> Result<Option<T>> {
+    pub fn value<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Result<Option<T>> {
         let Some(text) = self.text(key) else { return Ok(None) };
         let value = text.trim().parse().map_err(|_| unexpected(key, expected, &text))?;
         Ok(Some(value))
@@ -43,7 +101,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the text is neither true nor false.
-    pub(crate) fn switch(&mut self, key: &'static str) -> Result<Option<bool>> {
+    pub fn switch(&mut self, key: &'static str) -> Result<Option<bool>> {
         let Some(text) = self.text(key) else { return Ok(None) };
         match text.trim() {
             "true" | "True" => Ok(Some(true)),
@@ -56,7 +114,7 @@ impl Reader {
     ///
     /// # Errors
     /// If a text is not of its type or a value is out of its range.
-    pub(crate) fn params(&mut self) -> Result<GenerateParams> {
+    pub fn params(&mut self) -> Result<GenerateParams> {
         let (number, whole) = ("a number", "a whole number of at least 0");
         let params = GenerateParams {
             temperature: self.value("temperature", number)?,
@@ -69,7 +127,7 @@ impl Reader {
             max_tokens: self.value("max_tokens", whole)?,
             stop: self.stop()?,
             seed: self.value("seed", whole)?,
-            system: self.text("system"),
+            system: self.text_or("system", &["system_prompt"])?,
             min_pixels: self.value("min_pixels", whole)?,
             max_pixels: self.value("max_pixels", whole)?,
             image_detail: self.value("image_detail", "auto, low or high")?,
@@ -100,8 +158,11 @@ impl Reader {
     ///
     /// # Errors
     /// That names a key left over, and the nearest known one or all of them.
-    pub(crate) fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         let Some(key) = self.values.keys().next() else { return Ok(()) };
+        if let Some((_, where_to)) = ELSEWHERE.iter().find(|(known, _)| known == key) {
+            return Err(invalid(format!("`{key}` is no setting: {where_to}")));
+        }
         let help = match nearest(key, &self.known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known keys: {}", self.known.join(", ")),
@@ -125,7 +186,7 @@ mod tests {
     use super::*;
 
     fn params(pairs: &[(&str, &str)]) -> Result<GenerateParams> {
-        let mut reader = Reader::new(pairs.iter().copied().collect());
+        let mut reader = ConfigReader::new(pairs.iter().copied().collect());
         let params = reader.params()?;
         reader.finish().map(|()| params)
     }
@@ -173,6 +234,38 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_parameters_is_what_is_asked_for() {
+        let mut reader = ConfigReader::new(Config::default());
+        reader.params().unwrap();
+        assert_eq!(reader.known, PARAMS);
+    }
+
+    #[test]
+    fn every_parameter_of_the_original_has_a_home() {
+        // The values of `ModelParameter` in abstractllm/enums.py of the Python original.
+        let all = "temperature max_tokens system_prompt top_p frequency_penalty presence_penalty \
+                   stop model api_key base_url timeout retry_count logit_bias seed top_k \
+                   repetition_penalty device device_map load_in_8bit load_in_4bit cache_dir \
+                   organization user proxy request_timeout max_retries image images image_detail \
+                   tools tool_choice content_filter moderation logging_enabled";
+        // What `settings::mlx` and `settings::http` test, each with a value.
+        let of_providers = "model api_key base_url timeout retry_count device device_map \
+                            load_in_8bit load_in_4bit cache_dir organization proxy \
+                            request_timeout max_retries";
+        for name in all.split_whitespace() {
+            let shared = PARAMS.contains(&name) || ALIASES.iter().any(|(alias, _)| *alias == name);
+            let own = of_providers.split_whitespace().any(|own| own == name);
+            let elsewhere = ELSEWHERE.iter().any(|(key, _)| *key == name);
+            assert_eq!([shared, own, elsewhere].iter().filter(|is| **is).count(), 1, "{name}");
+        }
+        let error = params(&[("tools", "[]")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`tools` is no setting: tools belong to a request: `Request::with_tools`"
+        );
+    }
+
+    #[test]
     fn stop_is_a_text_or_a_list() {
         assert_eq!(params(&[("stop", r#"["a", "b"]"#)]).unwrap().stop, ["a", "b"]);
         assert_eq!(params(&[("stop", " a ")]).unwrap().stop, [" a "]);
@@ -203,7 +296,7 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidRequest);
             assert_eq!(error.to_string(), says);
         }
-        let mut reader = Reader::new([("offline", "maybe")].into());
+        let mut reader = ConfigReader::new([("offline", "maybe")].into());
         let error = reader.switch("offline").unwrap_err();
         assert_eq!(error.to_string(), "`offline`: expected true or false, found `maybe`");
     }

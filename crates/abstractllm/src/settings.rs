@@ -1,0 +1,6 @@
+//! How the settings of each provider become its typed options.
+
+#[cfg(any(feature = "anthropic", feature = "openai"))]
+pub(crate) mod http;
+#[cfg(feature = "mlx")]
+pub(crate) mod mlx;
