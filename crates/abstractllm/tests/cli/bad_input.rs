@@ -110,7 +110,7 @@ fn a_wrong_command_line_is_exit_code_2() {
         (&["describe"], "<IMAGE>..."),
         (&["generate", "--temperature", "hot"], "invalid value 'hot'"),
         (&["generate", "--quantize=7"], "expected one of 2, 3, 4, 5, 6, 8"),
-        (&["generate", "--quantize", "--group-size", "48"], "expected one of 32, 64, 128"),
+        (&["generate", "--quantize", "--group-size", "48"], "expected one of 16, 32, 64, 128"),
         (&["generate", "--group-size", "32"], "--quantize"),
         (&["generate", "-q", "-v"], "cannot be used with"),
     ] {
