@@ -19,7 +19,7 @@ use mlx_rs::{
 use mlx_sys::mlx_array;
 
 pub(crate) use self::{
-    cuda_kernel::CudaKernel,
+    cuda_kernel::{CudaKernel, CudaSource},
     host::{After, HostLinear, HostWeight, host_linear},
     packed::{dequantize, quantize, quantized_matmul},
     slices::{slice, slice_update},

@@ -12,6 +12,7 @@ use mlx_rs::{
 
 pub(crate) use self::rows::{RowCaches, padded_tokens};
 use crate::{
+    attend::Attend,
     ffi::{slice, slice_update},
     nn::attention,
 };
@@ -27,6 +28,12 @@ pub(crate) trait LayerCaches: fmt::Debug {
         new: (&Array, &Array),
         how: Attention,
     ) -> MlxResult<Array>;
+
+    /// Counts one token more in `layer`, at `position`, and returns where [`Attend`] is to write it;
+    /// none if it must be appended by [`attend`](Self::attend).
+    fn next_place(&mut self, _layer: usize, _position: i32) -> MlxResult<Option<Place<'_>>> {
+        Ok(None)
+    }
 }
 
 /// How attention is computed.
@@ -50,6 +57,10 @@ impl LayerCaches for Vec<KvCache> {
         let (keys, values) = cache.update(keys, values)?;
         attention(queries, &keys, &values, how.scale, true, how.fused)
     }
+
+    fn next_place(&mut self, layer: usize, position: i32) -> MlxResult<Option<Place<'_>>> {
+        self.get_mut(layer).ok_or_else(no_layer)?.next_place(position)
+    }
 }
 
 fn no_layer() -> Exception {
@@ -64,6 +75,18 @@ pub(crate) const STEP_TOKENS: i32 = 256;
 pub(crate) struct KvCache {
     buffers: Option<(Array, Array)>,
     offset: i32,
+    /// What [`Attend`] knows of this sequence, and the distance of positions from places in it.
+    row_state: Option<(Array, i32)>,
+}
+
+/// Where the next token of a sequence goes.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// `[1, K, capacity, D]`.
+    pub(crate) keys: &'a Array,
+    /// `[1, K, capacity, D]`.
+    pub(crate) values: &'a Array,
+    pub(crate) state: &'a Array,
 }
 
 impl KvCache {
@@ -78,11 +101,10 @@ impl KvCache {
         let (all_keys, all_values) = match self.buffers.take() {
             Some((k, v)) if k.dim(2) >= end => (k, v),
             held => {
-                let capacity = capacity(end);
                 let (old_k, old_v) = held.unzip();
                 (
-                    grown(old_k.as_ref(), keys, start, capacity)?,
-                    grown(old_v.as_ref(), values, start, capacity)?,
+                    grown(old_k.as_ref(), keys, start, capacity(end))?,
+                    grown(old_v.as_ref(), values, start, capacity(end))?,
                 )
             }
         };
@@ -98,6 +120,24 @@ impl KvCache {
         self.offset = end;
         self.buffers = Some((all_keys, all_values));
         Ok((seen_keys, seen_values))
+    }
+
+    /// Counts one token more, at `position`, which [`Attend`] is to write into its place; none before
+    /// there are others.
+    fn next_place(&mut self, position: i32) -> MlxResult<Option<Place<'_>>> {
+        let (start, delta) = (self.offset, position - self.offset);
+        let Some((keys, values)) = &mut self.buffers else { return Ok(None) };
+        if keys.dim(2) <= start {
+            for buffer in [&mut *keys, values] {
+                *buffer = grown(Some(buffer), buffer, start, capacity(start + 1))?;
+            }
+        }
+        if self.row_state.as_ref().is_none_or(|(_, known)| *known != delta) {
+            self.row_state = Some((Attend::state(keys.dim(1), delta), delta));
+        }
+        self.offset += 1;
+        let state = self.row_state.as_ref().map(|(state, _)| state);
+        Ok(state.map(|state| Place { keys, values, state }))
     }
 
     /// Returns the tokens of `range` of all layers as one array, `[2 * layers, K, range, D]` with
@@ -123,7 +163,11 @@ impl KvCache {
         let layer = |i: usize| all.try_index((i as i32..i as i32 + 1, .., .., ..));
         (0..layers)
             .map(|i| {
-                Ok(Self { buffers: Some((layer(i)?, layer(layers + i)?)), offset: all.dim(2) })
+                Ok(Self {
+                    buffers: Some((layer(i)?, layer(layers + i)?)),
+                    offset: all.dim(2),
+                    row_state: None,
+                })
             })
             .collect()
     }

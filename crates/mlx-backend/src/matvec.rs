@@ -7,7 +7,10 @@ mod rows;
 
 use mlx_rs::{Array, Dtype, error::Result as MlxResult, ops};
 
-use crate::{ffi::CudaKernel, quantize::Quantize};
+use crate::{
+    ffi::{CudaKernel, CudaSource},
+    quantize::Quantize,
+};
 
 use self::rows::Rows;
 
@@ -92,14 +95,19 @@ impl Matvec {
             },
             eps = norm_eps.unwrap_or(1e-6),
         );
-        let header = shortened(include_str!("matvec.cu"));
-        let name = if how.is_some() { "matvec_packed" } else { "matvec_dense" };
         let blocks = (outputs + WARPS * outputs_of_warp - 1) / (WARPS * outputs_of_warp);
         let mut shape = vec![1; ndim];
         shape[ndim - 1] = outputs;
-        let inputs = ["x", "gain", "w", "scales", "biases", "extra"];
-        let kernel =
-            CudaKernel::new(name, &inputs, (&header, &source), &shape, blocks, WARPS * 32)?;
+        let kernel = CudaKernel::new(&CudaSource {
+            name: if how.is_some() { "matvec_packed" } else { "matvec_dense" },
+            inputs: &["x", "gain", "w", "scales", "biases", "extra"],
+            header: include_str!("matvec.cu"),
+            body: &source,
+            shape: &shape,
+            scratch: 0,
+            blocks,
+            threads: WARPS * 32,
+        })?;
         let axes = if epilogue == Epilogue::SwiGlu { 4 } else { 5 };
         let absent = ops::zeros_dtype(&vec![1; axes], dtype)?;
         let rows = match how {
@@ -136,12 +144,6 @@ impl Matvec {
         let (gain, extra) = (gain.unwrap_or(absent), extra.unwrap_or(absent));
         self.kernel.apply([x, gain, words, scales, biases, extra])
     }
-}
-
-/// Without comments and indentation: MLX reads the text for every call.
-fn shortened(source: &str) -> String {
-    let lines = source.lines().map(str::trim).filter(|line| !line.starts_with("//"));
-    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 #[cfg(test)]

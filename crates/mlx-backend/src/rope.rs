@@ -30,8 +30,8 @@ impl Positions {
 /// How the queries and keys of one forward pass are rotated; made once, used by every layer.
 #[derive(Debug)]
 pub(crate) enum Rotation {
-    /// Consecutive positions from this one on, a number: MLX's fused kernel does it.
-    Offset(Array),
+    /// Consecutive positions from this one on, as a number of MLX, whose fused kernel does it, and ours.
+    Offset(Array, i32),
     /// The position of the one token that each of several sequences adds, `[B]`.
     Rows(Array),
     /// Cosines and sines, `[L, D]`.
@@ -41,7 +41,7 @@ pub(crate) enum Rotation {
 impl Rotation {
     /// Returns the rotation of tokens at consecutive positions from `first` on.
     pub(crate) fn from(first: i32) -> Self {
-        Self::Offset(Array::from_int(first))
+        Self::Offset(Array::from_int(first), first)
     }
 
     /// Returns the rotation of a token of each of several sequences, at `positions`.
@@ -99,7 +99,7 @@ impl Rope {
     /// Rotates `[B, H, L, D]`.
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
-            Rotation::Offset(offset) | Rotation::Rows(offset) => {
+            Rotation::Offset(offset, _) | Rotation::Rows(offset) => {
                 fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, None)
             }
             Rotation::Table(cos, sin) => rotate(x, cos, sin, self.compiles),

@@ -16,51 +16,83 @@ pub(crate) struct CudaKernel {
     config: mlx_sys::mlx_fast_cuda_kernel_config,
 }
 
+/// What a kernel is made of.
+#[derive(Debug)]
+pub(crate) struct CudaSource<'a> {
+    pub(crate) name: &'a str,
+    /// Names of the arrays that it reads.
+    pub(crate) inputs: &'a [&'a str],
+    /// Functions, of a file of this crate.
+    pub(crate) header: &'a str,
+    pub(crate) body: &'a str,
+    /// Of the output `y`.
+    pub(crate) shape: &'a [i32],
+    /// Floats of a second output, `parts`, which is dropped; none if zero.
+    pub(crate) scratch: i32,
+    pub(crate) blocks: i32,
+    /// Of a block.
+    pub(crate) threads: i32,
+}
+
 impl CudaKernel {
-    /// Returns the kernel `name` with the body `source` after the functions `header`, for arrays `inputs` (bf16 or u32, by name)
-    /// and an output `y` of `shape`, run by `blocks` blocks of `threads` threads.
-    pub(crate) fn new(
-        name: &str,
-        inputs: &[&str],
-        (header, source): (&str, &str),
-        shape: &[i32],
-        blocks: i32,
-        threads: i32,
-    ) -> MlxResult<Self> {
+    /// Returns the kernel, not yet compiled.
+    pub(crate) fn new(source: &CudaSource<'_>) -> MlxResult<Self> {
         let text = |s: &str| CString::new(s).map_err(|e| Exception::custom(e.to_string()));
-        let (name, source, header, output) =
-            (text(name)?, text(source)?, text(header)?, text("y")?);
-        let inputs = inputs.iter().map(|s| text(s)).collect::<MlxResult<Vec<_>>>()?;
+        let texts = |s: &[&str]| s.iter().map(|s| text(s)).collect::<MlxResult<Vec<_>>>();
+        // MLX reads the text for every call: the shorter, the better.
+        let header = source.header.lines().map(str::trim);
+        let header = header.filter(|line| !line.starts_with("//")).flat_map(|line| [line, "\n"]);
+        let header = text(&header.collect::<String>())?;
+        let (name, body) = (text(source.name)?, text(source.body)?);
+        let inputs = texts(source.inputs)?;
+        let (bf16, f32) = (mlx_sys::mlx_dtype__MLX_BFLOAT16, mlx_sys::mlx_dtype__MLX_FLOAT32);
+        let scratch = [source.scratch];
+        let mut outputs = vec![("y", source.shape, bf16)];
+        if source.scratch > 0 {
+            outputs.push(("parts", &scratch, f32));
+        }
+        let output_names = texts(&outputs.iter().map(|output| output.0).collect::<Vec<_>>())?;
         // SAFETY: every pointer is to a value that outlives the call it is given to, MLX copies texts
         // and shapes, and the two lists of texts are freed once. What is kept is freed by `drop`.
         unsafe {
-            let names = mlx_sys::mlx_vector_string_new();
-            for input in &inputs {
-                mlx_sys::mlx_vector_string_append_value(names, input.as_ptr());
-            }
-            let outputs = mlx_sys::mlx_vector_string_new_value(output.as_ptr());
+            let list = |texts: &[CString]| {
+                let list = mlx_sys::mlx_vector_string_new();
+                for text in texts {
+                    mlx_sys::mlx_vector_string_append_value(list, text.as_ptr());
+                }
+                list
+            };
+            let (inputs, output_names) = (list(&inputs), list(&output_names));
             let kernel = mlx_sys::mlx_fast_cuda_kernel_new(
                 name.as_ptr(),
-                names,
-                outputs,
-                source.as_ptr(),
+                inputs,
+                output_names,
+                body.as_ptr(),
                 header.as_ptr(),
                 true,
                 0,
             );
-            mlx_sys::mlx_vector_string_free(names);
-            mlx_sys::mlx_vector_string_free(outputs);
+            mlx_sys::mlx_vector_string_free(inputs);
+            mlx_sys::mlx_vector_string_free(output_names);
             let config = mlx_sys::mlx_fast_cuda_kernel_config_new();
             let made = Self { kernel, config };
-            let set =
-                mlx_sys::mlx_fast_cuda_kernel_config_add_output_arg(
+            let threads = source.threads;
+            let mut status =
+                mlx_sys::mlx_fast_cuda_kernel_config_set_grid(
+                    config,
+                    source.blocks * threads,
+                    1,
+                    1,
+                ) | mlx_sys::mlx_fast_cuda_kernel_config_set_thread_group(config, threads, 1, 1);
+            for (_, shape, dtype) in outputs {
+                status |= mlx_sys::mlx_fast_cuda_kernel_config_add_output_arg(
                     config,
                     shape.as_ptr(),
                     shape.len(),
-                    mlx_sys::mlx_dtype__MLX_BFLOAT16,
-                ) | mlx_sys::mlx_fast_cuda_kernel_config_set_grid(config, blocks * threads, 1, 1)
-                    | mlx_sys::mlx_fast_cuda_kernel_config_set_thread_group(config, threads, 1, 1);
-            match set {
+                    dtype,
+                );
+            }
+            match status {
                 0 => Ok(made),
                 status => Err(Exception::custom(format!("a CUDA kernel: status {status}"))),
             }

@@ -226,7 +226,8 @@ impl Group {
             let (heads, d) = (x.dim(1), x.dim(3));
             slice(x, [at, 0, self.end - length, 0], [at + 1, heads, self.end, d])
         };
-        Ok(KvCache { buffers: Some((of(keys)?, of(values)?)), offset: length })
+        let buffers = Some((of(keys)?, of(values)?));
+        Ok(KvCache { buffers, offset: length, row_state: None })
     }
 
     /// Puts the buffers of single sequences into one.

@@ -6,8 +6,8 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use mlx_rs::{Array, error::Result as MlxResult, fast};
 
-use super::{Epilogue, shortened};
-use crate::ffi::CudaKernel;
+use super::Epilogue;
+use crate::ffi::{CudaKernel, CudaSource};
 
 /// Most rows at a time: two fragments of the tensor cores.
 const MAX_ROWS: i32 = 16;
@@ -86,9 +86,15 @@ impl Rows {
             } else {
               matrows::plain(x, B, m, N, extra_ndim == 5 ? nullptr : extra, extra_ndim != 1, y);
             }";
-        let header = shortened(include_str!("rows.cu"));
-        let inputs = ["x", "w", "scales", "biases", "extra"];
-        let text = (header.as_str(), source);
-        CudaKernel::new("matrows", &inputs, text, &shape, self.shape.0 / TILE, WARPS * 32)
+        CudaKernel::new(&CudaSource {
+            name: "matrows",
+            inputs: &["x", "w", "scales", "biases", "extra"],
+            header: include_str!("rows.cu"),
+            body: source,
+            shape: &shape,
+            scratch: 0,
+            blocks: self.shape.0 / TILE,
+            threads: WARPS * 32,
+        })
     }
 }

@@ -11,12 +11,13 @@ use serde::Deserialize;
 
 use crate::{
     Result,
+    attend::Attend,
     device::Backend,
     ffi::slice,
     guard::DecoderFootprint,
     kv_cache::{self, LayerCaches},
     matvec::Epilogue,
-    nn::{Embedding, Joined, Linear, Mlp, RmsNorm, settle},
+    nn::{Embedding, Joined, Linear, Mlp, RmsNorm, mlx_error, settle},
     rope::{Rope, Rotation},
     weights::Scope,
 };
@@ -69,9 +70,13 @@ impl Config {
     /// text is the plain embedding.
     fn rope(&self, backend: Backend) -> Rope {
         let half = self.head_dim() as usize / 2;
-        let theta = self.rope_theta.or_else(|| self.rope_parameters().find_map(|p| p.rope_theta));
         let sections = self.mrope_section().unwrap_or([half, 0, 0]);
-        Rope::new(self.head_dim(), theta.unwrap_or(1e6), sections, backend.compiles())
+        Rope::new(self.head_dim(), self.rope_base(), sections, backend.compiles())
+    }
+
+    fn rope_base(&self) -> f32 {
+        let theta = self.rope_theta.or_else(|| self.rope_parameters().find_map(|p| p.rope_theta));
+        theta.unwrap_or(1e6)
     }
 
     fn rope_parameters(&self) -> impl Iterator<Item = &RopeParameters> {
@@ -248,6 +253,8 @@ struct Attention {
     head_dim: i32,
     /// Whether MLX has a fused kernel for this attention.
     fused: bool,
+    /// For one token of one sequence, where there is a kernel of our own.
+    row: Option<Attend>,
 }
 
 impl Attention {
@@ -275,6 +282,13 @@ impl Attention {
             key_value_heads,
             head_dim: d,
             fused: backend.fuses_attention(d, scope.dtype()),
+            row: match backend {
+                Backend::Cuda => {
+                    Attend::new((heads, key_value_heads, d), config.rope_base(), scope.dtype())
+                        .map_err(|e| mlx_error("kernel", &e))?
+                }
+                Backend::Cpu | Backend::Metal => None,
+            },
         })
     }
 
@@ -290,9 +304,16 @@ impl Attention {
         let (h, k, d) = (self.heads, self.key_value_heads, self.head_dim);
         let (b, l) = match rotation {
             Rotation::Rows(_) => (x.dim(1), 1),
-            Rotation::Offset(_) | Rotation::Table(..) => (x.dim(0), x.dim(1)),
+            Rotation::Offset(..) | Rotation::Table(..) => (x.dim(0), x.dim(1)),
         };
         let heads = self.qkv.forward_normed(norm, x)?;
+        if let (Some(row), Rotation::Offset(position, first), (1, 1)) =
+            (&self.row, rotation, (b, l))
+            && let Some(place) = caches.next_place(layer, *first)?
+        {
+            let out = row.apply(&heads, (place.keys, place.values), position, place.state)?;
+            return self.o_proj.forward_onto(&out, x);
+        }
         let heads = match l {
             // Of one token, what a transposition would change are axes of length 1.
             1 => heads.reshape(&[b, h + 2 * k, 1, d])?,
