@@ -32,6 +32,8 @@ impl AxisKey {
 #[derive(Debug)]
 pub(crate) struct Axis {
     key: AxisKey,
+    /// Those of the key, which kernels ask for with every row.
+    positions: usize,
     starts: Vec<(usize, usize)>,
     weights: Vec<i32>,
     stride: usize,
@@ -44,8 +46,14 @@ impl Default for Axis {
     fn default() -> Self {
         let key =
             AxisKey { input: 1, reduction: 1, output: 1, filter: Filter::Box, flipped: false };
-        let mut axis =
-            Self { key, starts: Vec::new(), weights: Vec::new(), stride: 0, exact: Vec::new() };
+        let mut axis = Self {
+            key,
+            positions: 1,
+            starts: Vec::new(),
+            weights: Vec::new(),
+            stride: 0,
+            exact: Vec::new(),
+        };
         axis.fill(key);
         axis
     }
@@ -73,7 +81,7 @@ impl Axis {
         let support = radius(filter) * filter_scale;
         let inverse = 1.0 / filter_scale;
         let stride = support.ceil() as usize * 2 + 1;
-        (self.key, self.stride) = (key, stride);
+        (self.key, self.positions, self.stride) = (key, positions, stride);
         self.starts.clear();
         self.weights.clear();
         for x in 0..output {
@@ -103,7 +111,7 @@ impl Axis {
     }
 
     pub(crate) fn input(&self) -> usize {
-        self.key.positions()
+        self.positions
     }
 
     pub(crate) fn output(&self) -> usize {
