@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Config {
 }
 
 /// Returns the candidate that `word` may have been meant to be.
-pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace(['-', ' '], "_");
     candidates
         .iter()
@@ -153,6 +153,11 @@ pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
         .filter(|&(distance, candidate)| distance <= word.len().max(candidate.len()) / 3)
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// Returns what to say of an unknown `word`: the nearest of `candidates`, or `otherwise`.
+pub(crate) fn hint(word: &str, candidates: &[&str], otherwise: impl FnOnce() -> String) -> String {
+    nearest(word, candidates).map_or_else(otherwise, |near| format!("did you mean `{near}`?"))
 }
 
 #[cfg(test)]

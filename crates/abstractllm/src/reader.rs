@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use llm_core::{Error, ErrorKind, GenerateParams, Result};
 
-use crate::{Config, config::nearest};
+use crate::{Config, config::hint};
 
 /// The keys of [`ConfigReader::params`].
 pub(crate) const PARAMS: &[&str] = &[
@@ -163,10 +163,7 @@ impl ConfigReader {
         if let Some((_, where_to)) = ELSEWHERE.iter().find(|(known, _)| known == key) {
             return Err(invalid(format!("`{key}` is no setting: {where_to}")));
         }
-        let help = match nearest(key, &self.known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known keys: {}", self.known.join(", ")),
-        };
+        let help = hint(key, &self.known, || format!("known keys: {}", self.known.join(", ")));
         Err(invalid(format!("unknown key `{key}`; {help}")))
     }
 }

@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use llm_core::{Error, ErrorKind, Provider, Result};
+use llm_core::{Error, Provider, Result};
 
-use crate::{Config, config::nearest};
+use crate::{Config, config::hint, reader::invalid};
 
 /// Makes a provider from its settings.
 pub(crate) type Constructor = Arc<dyn Fn(Config) -> Result<Box<dyn Provider>> + Send + Sync>;
@@ -49,7 +49,7 @@ static REGISTERED: RwLock<BTreeMap<String, Constructor>> = RwLock::new(BTreeMap:
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::InvalidRequest`] if the name is taken, or is not one of `a-z 0-9 _ -`.
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) if the name is taken, or is not one of `a-z 0-9 _ -`.
 pub fn register_provider(
     name: impl Into<String>,
     construct: impl Fn(Config) -> Result<Box<dyn Provider>> + Send + Sync + 'static,
@@ -95,16 +95,11 @@ pub(crate) fn find(name: &str) -> Result<Constructor> {
 fn unknown(name: &str) -> Error {
     let known = available_providers();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let help = match (nearest(name, &known), known.is_empty()) {
-        (Some(near), _) => format!("did you mean `{near}`?"),
-        (None, true) => "this build has none: enable a feature such as `mlx`".to_owned(),
-        (None, false) => format!("known providers: {}", known.join(", ")),
-    };
+    let help = hint(name, &known, || match known.is_empty() {
+        true => "this build has none: enable a feature such as `mlx`".to_owned(),
+        false => format!("known providers: {}", known.join(", ")),
+    });
     invalid(format!("unknown provider `{name}`; {help}"))
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(ErrorKind::InvalidRequest, message)
 }
 
 #[cfg(test)]

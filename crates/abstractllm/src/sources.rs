@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Config, available_providers,
-    config::nearest,
+    config::hint,
     reader::{ALIASES, PARAMS, invalid},
 };
 
@@ -157,10 +157,7 @@ fn check_shared(place: &str, key: &str, own: &str) -> Result<()> {
     if is_shared(key) {
         return Ok(());
     }
-    let help = match nearest(key, PARAMS) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("a key of one provider belongs to {own}"),
-    };
+    let help = hint(key, PARAMS, || format!("a key of one provider belongs to {own}"));
     Err(invalid(format!("{place}: unknown key `{key}`; {help}")))
 }
 
@@ -172,10 +169,8 @@ fn check_provider(place: &str, name: &str) -> Result<()> {
         return Ok(());
     }
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    let help = match nearest(name, &known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("known providers: {}", available_providers().join(", ")),
-    };
+    let all = || format!("known providers: {}", available_providers().join(", "));
+    let help = hint(name, &known, all);
     Err(invalid(format!("{place}: unknown provider `{name}`; {help}")))
 }
 

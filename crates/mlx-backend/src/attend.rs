@@ -93,24 +93,7 @@ mod tests {
     use mlx_rs::{fast, ops, ops::indexing::TryIndexOp};
 
     use super::*;
-
-    fn noise(shape: &[i32], seed: u32) -> Array {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
-        Array::from_slice(&values, shape).as_dtype(Dtype::Bfloat16).unwrap()
-    }
-
-    fn f32(x: &Array) -> Array {
-        x.as_dtype(Dtype::Float32).unwrap()
-    }
-
-    fn largest(x: &Array) -> f32 {
-        f32(x).abs().unwrap().max(None).unwrap().item_cast()
-    }
+    use crate::noise::{f32, largest, noise_bf16 as noise};
 
     /// Two tokens, one after the other, behind as many as are named, against the operations of MLX.
     #[test]

@@ -31,7 +31,7 @@ use crate::{
     Error, Result,
     batch::Batch,
     caches::DeviceCaches,
-    checkpoint::QuantizationConfig,
+    checkpoint::{Checkpoint, QuantizationConfig},
     device::Backend,
     ffi::{before_exit, load_library},
     generate::{Generation, Job, Status},
@@ -55,6 +55,22 @@ pub(crate) struct LoadSpec {
     /// `None`: f32 on the CPU, the type of the checkpoint on a GPU.
     pub(crate) dtype: Option<Dtype>,
     pub(crate) progress: LoadProgress,
+}
+
+impl LoadSpec {
+    /// Returns how `checkpoint` is loaded as it is, with nobody told how far that is.
+    pub(crate) fn new(checkpoint: &Checkpoint, architecture: &'static Architecture) -> Self {
+        Self {
+            architecture,
+            config: checkpoint.config().clone(),
+            config_path: checkpoint.config_path(),
+            weight_files: checkpoint.weight_files().to_vec(),
+            packed: checkpoint.quantization().clone(),
+            quantize: None,
+            dtype: None,
+            progress: Arc::new(|_, _| {}),
+        }
+    }
 }
 
 /// A model that the engine holds; dropping this drops the model.

@@ -83,15 +83,11 @@ fn load_packed(
     quantize: Option<Quantize>,
 ) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
+    let architecture = models::architecture(checkpoint.model_type()).unwrap();
     let model = build(&LoadSpec {
-        architecture: models::architecture(checkpoint.model_type()).unwrap(),
-        config: checkpoint.config().clone(),
-        config_path: checkpoint.config_path(),
-        weight_files: checkpoint.weight_files().to_vec(),
-        packed: checkpoint.quantization().clone(),
         quantize,
         dtype: Some(mlx_rs::Dtype::Float32),
-        progress: Arc::new(|_, _| {}),
+        ..LoadSpec::new(&checkpoint, architecture)
     });
     (model.unwrap(), image_processor(&checkpoint).unwrap().unwrap())
 }

@@ -29,6 +29,8 @@ mod memory;
 mod models;
 mod nn;
 #[cfg(test)]
+mod noise;
+#[cfg(test)]
 mod parity;
 mod prompt;
 mod provider;

@@ -149,26 +149,10 @@ impl Matvec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Values from -1 to 1 with nothing regular about them: sums of waves cancel, which would measure
-    /// the rounding of the inputs.
-    fn noise(shape: &[i32], seed: u32) -> Array {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
-        Array::from_slice(&values, shape).as_dtype(Dtype::Bfloat16).unwrap()
-    }
-
-    fn f32(x: &Array) -> Array {
-        x.as_dtype(Dtype::Float32).unwrap()
-    }
+    use crate::noise::{f32, largest, noise_bf16 as noise};
 
     /// Largest difference over the largest value.
     fn difference(found: &Array, expected: &Array) -> f32 {
-        let largest = |x: &Array| x.abs().unwrap().max(None).unwrap().item_cast::<f32>();
         largest(&f32(found).subtract(expected).unwrap()) / largest(expected)
     }
 

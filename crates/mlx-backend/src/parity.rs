@@ -2,7 +2,7 @@
 //! `CHECKPOINT=FOLDER FIXTURE=FILE cargo test --release -p mlx-backend --lib parity -- --ignored --nocapture`
 #![allow(clippy::print_stderr, reason = "the norms are for a person to read")]
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf};
 
 use mlx_rs::{Array, Dtype, Stream, ops::indexing::TryIndexOp, with_stream};
 use vision_preproc::Grid;
@@ -17,17 +17,8 @@ use crate::{
 };
 
 fn load(checkpoint: &Checkpoint, dtype: Option<Dtype>) -> Box<dyn VisionLanguageModel> {
-    build(&LoadSpec {
-        architecture: models::architecture(checkpoint.model_type()).unwrap(),
-        config: checkpoint.config().clone(),
-        config_path: checkpoint.config_path(),
-        weight_files: checkpoint.weight_files().to_vec(),
-        packed: checkpoint.quantization().clone(),
-        quantize: None,
-        dtype,
-        progress: Arc::new(|_, _| {}),
-    })
-    .unwrap()
+    let architecture = models::architecture(checkpoint.model_type()).unwrap();
+    build(&LoadSpec { dtype, ..LoadSpec::new(checkpoint, architecture) }).unwrap()
 }
 
 /// Logits of the prompt's last token and of every one of `tokens` but the last, a row each.

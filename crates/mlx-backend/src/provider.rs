@@ -261,14 +261,10 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         // Before the weights are read: files that change meanwhile are not what this names.
         let identity = model_identity(&checkpoint, &format!("{how} {:?}", guard.setting.backend))?;
         let loaded = engine::load(LoadSpec {
-            architecture,
-            config: checkpoint.config().clone(),
-            config_path: checkpoint.config_path(),
-            weight_files: checkpoint.weight_files().to_vec(),
-            packed: checkpoint.quantization().clone(),
             quantize: options.quantize,
             dtype: options.compute_type.dtype(),
             progress: options.load_progress.clone(),
+            ..LoadSpec::new(&checkpoint, architecture)
         })?;
         let model = SharedModel {
             identity,

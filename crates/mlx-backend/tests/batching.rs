@@ -1,6 +1,8 @@
 //! Many requests at a time, whose tokens are made together, on tiny-vl: every answer is the one that
 //! the request gets alone.
 
+mod random;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,6 +17,8 @@ use futures_executor::block_on;
 use llm_core::{ErrorKind, Event, EventStream, GenerateParams, Image, Provider, Request, Response};
 use mlx_backend::{CacheLimits, Caches, Error, MlxOptions, MlxProvider, device_info};
 use perf_monitor::{Counter, Gauge, GenerationTrace, Phase, PhaseEvent, Recorder};
+
+use self::random::Random;
 
 /// All tests share the MLX thread, and some look at what it does or holds.
 fn alone() -> MutexGuard<'static, ()> {
@@ -37,20 +41,6 @@ const GOLDEN: &str = "testdata/golden/tiny_fp32";
 /// What keeps nothing, so that every request does all its work.
 fn fresh() -> MlxOptions {
     MlxOptions { caches: Caches::new(CacheLimits::none()), ..MlxOptions::default() }
-}
-
-/// A generator of numbers, the same ones in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        // splitmix64, Steele, Lea and Flood 2014.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
 }
 
 const QUESTIONS: [&str; 6] = [

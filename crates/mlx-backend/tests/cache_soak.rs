@@ -2,6 +2,8 @@
 //! megabytes: memory stays flat, the counts add up, and no answer is wrong.
 #![allow(clippy::print_stdout, reason = "somebody runs the long one and looks")]
 
+mod random;
+
 use std::{
     collections::HashMap,
     fs,
@@ -14,19 +16,7 @@ use futures_executor::block_on;
 use llm_core::{GenerateParams, Image, Provider, Request};
 use mlx_backend::{CacheLimits, Caches, MlxOptions, MlxProvider, Quantize};
 
-/// A generator of numbers, the same ones in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        // splitmix64, Steele, Lea and Flood 2014.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
+use self::random::Random;
 
 const PROMPTS: [&str; 3] = ["What is it?", "Where?", "What is it? Look again."];
 const MODELS: usize = 3;

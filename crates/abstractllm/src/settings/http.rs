@@ -23,16 +23,16 @@ pub(crate) fn openai(config: Config) -> Result<Box<dyn Provider>> {
 #[cfg(feature = "openai")]
 fn openai_options(config: Config) -> Result<(String, http_backend::OpenAiOptions)> {
     let mut reader = ConfigReader::new(config);
-    let common = Common::read(&mut reader, "the name that the server has for it, as `gpt-5-mini`")?;
+    let common = Common::read(&mut reader)?;
     let organization = reader.text("organization");
     reader.finish()?;
-    let (model, server, defaults, capabilities, context_tokens) = common.parts()?;
+    let model = named(common.model, "the name that the server has for it, as `gpt-5-mini`")?;
     let options = http_backend::OpenAiOptions {
-        server,
+        server: common.server,
         organization,
-        defaults,
-        capabilities,
-        context_tokens,
+        defaults: common.defaults,
+        capabilities: common.capabilities,
+        context_tokens: common.context_tokens,
     };
     Ok((model, options))
 }
@@ -44,28 +44,29 @@ fn openai_options(config: Config) -> Result<(String, http_backend::OpenAiOptions
 #[cfg(feature = "anthropic")]
 pub(crate) fn anthropic(config: Config) -> Result<Box<dyn Provider>> {
     let mut reader = ConfigReader::new(config);
-    let common = Common::read(&mut reader, "the name that Anthropic has for it")?;
+    let common = Common::read(&mut reader)?;
     reader.finish()?;
-    let (model, server, defaults, capabilities, context_tokens) = common.parts()?;
-    let options = http_backend::AnthropicOptions { server, defaults, capabilities, context_tokens };
+    let model = named(common.model, "the name that Anthropic has for it")?;
+    let options = http_backend::AnthropicOptions {
+        server: common.server,
+        defaults: common.defaults,
+        capabilities: common.capabilities,
+        context_tokens: common.context_tokens,
+    };
     Ok(Box::new(http_backend::AnthropicProvider::new(model, options)?))
 }
 
 /// What both have.
 struct Common {
     model: Option<String>,
-    /// What `model` must be.
-    expected: &'static str,
     server: ServerOptions,
     defaults: llm_core::GenerateParams,
     capabilities: Option<Capabilities>,
     context_tokens: Option<usize>,
 }
 
-type Parts = (String, ServerOptions, llm_core::GenerateParams, Option<Capabilities>, Option<usize>);
-
 impl Common {
-    fn read(reader: &mut ConfigReader, expected: &'static str) -> Result<Self> {
+    fn read(reader: &mut ConfigReader) -> Result<Self> {
         let model = reader.text("model");
         let server = server(reader)?;
         let list = "a list such as `vision, tool_use`";
@@ -75,16 +76,13 @@ impl Common {
             return Err(unexpected("context_tokens", "a whole number of at least 1", "0"));
         }
         let defaults = reader.params()?;
-        Ok(Self { model, expected, server, defaults, capabilities, context_tokens })
+        Ok(Self { model, server, defaults, capabilities, context_tokens })
     }
+}
 
-    /// Returns all of it, after unknown keys have been told: a misspelt `model` is one of them.
-    fn parts(self) -> Result<Parts> {
-        let Self { model, expected, server, defaults, capabilities, context_tokens } = self;
-        let model =
-            model.ok_or_else(|| invalid(format!("missing key `model`: expected {expected}")))?;
-        Ok((model, server, defaults, capabilities, context_tokens))
-    }
+/// Returns the model, once unknown keys have been told: a misspelt `model` is one of them.
+fn named(model: Option<String>, expected: &str) -> Result<String> {
+    model.ok_or_else(|| invalid(format!("missing key `model`: expected {expected}")))
 }
 
 fn server(reader: &mut ConfigReader) -> Result<ServerOptions> {

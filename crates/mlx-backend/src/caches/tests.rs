@@ -87,15 +87,10 @@ impl Bench {
         // With the fast matrix product, as the engine has it.
         crate::ffi::load_library().unwrap();
         let checkpoint = Checkpoint::open(folder).unwrap();
+        let architecture = models::architecture(checkpoint.model_type()).unwrap();
         let model = build(&LoadSpec {
-            architecture: models::architecture(checkpoint.model_type()).unwrap(),
-            config: checkpoint.config().clone(),
-            config_path: checkpoint.config_path(),
-            weight_files: checkpoint.weight_files().to_vec(),
-            packed: checkpoint.quantization().clone(),
-            quantize: None,
             dtype: Some(mlx_rs::Dtype::Float32),
-            progress: Arc::new(|_, _| {}),
+            ..LoadSpec::new(&checkpoint, architecture)
         });
         let caches = Caches::open(limits).unwrap();
         Self {

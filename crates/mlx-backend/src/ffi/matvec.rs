@@ -8,6 +8,8 @@ mod avx512;
 mod codes;
 mod level;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use rayon::prelude::*;
 

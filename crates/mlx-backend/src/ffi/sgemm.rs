@@ -79,16 +79,12 @@ unsafe extern "C" fn sgemm(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::noise;
 
     const TRANSPOSED: c_int = 112;
 
     fn values(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-        };
-        (0..count).map(|_| next()).collect()
+        noise(count, seed).into_iter().map(|v| v / 2.0).collect()
     }
 
     /// Every combination of transposition, layout and beta, at sizes around the kernels' tiles.

@@ -1,12 +1,12 @@
 //! Sixteen weights in two halves. As with AVX-512, one shuffle and one shift spread the bits.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
-    _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
-    _mm256_blendv_ps, _mm256_broadcastsi128_si256, _mm256_castps_si256, _mm256_castps256_ps128,
-    _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
-    _mm256_cvtph_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehdup_ps,
+    _mm_movehl_ps, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_blendv_ps,
+    _mm256_broadcastsi128_si256, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_epi32, _mm256_set1_ps,
     _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_slli_epi32, _mm256_srlv_epi32, _mm256_storeu_ps,
 };
 
@@ -14,6 +14,7 @@ use super::{
     Row,
     codes::{Codes, E2M1, Floats},
     scalar,
+    x86::{FLOATS, INTEGERS, places, stream},
 };
 
 /// Weights of a step.
@@ -105,9 +106,6 @@ fn each(row: &Row<'_>, count: usize, take: &mut impl FnMut(usize, __m256)) -> bo
     true
 }
 
-const INTEGERS: bool = false;
-const FLOATS: bool = true;
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn packed<const BITS: usize, const KIND: bool>(
@@ -115,7 +113,7 @@ fn packed<const BITS: usize, const KIND: bool>(
     count: usize,
     take: &mut impl FnMut(usize, __m256),
 ) {
-    let halves = const { [places::<BITS>(0), places::<BITS>(HALF)] };
+    let halves = const { [places::<BITS, 32, HALF>(0), places::<BITS, 32, HALF>(HALF)] };
     // SAFETY: all arrays have 32 bytes.
     let halves: [(__m256i, __m256i); 2] = halves.map(|(bytes, shifts)| unsafe {
         (_mm256_loadu_si256(bytes.as_ptr().cast()), _mm256_loadu_si256(shifts.as_ptr().cast()))
@@ -141,23 +139,6 @@ fn packed<const BITS: usize, const KIND: bool>(
     }
 }
 
-/// The 16 bytes from `at` on, of which `step` count.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn stream(bytes: &[u8], at: usize, step: usize) -> __m128i {
-    match bytes.get(at..at + 16) {
-        // SAFETY: sixteen bytes.
-        Some(whole) => unsafe { _mm_loadu_si128(whole.as_ptr().cast()) },
-        // The end of the matrix.
-        None => {
-            let mut padded = [0; 16];
-            padded[..step].copy_from_slice(&bytes[at..at + step]);
-            // SAFETY: sixteen bytes.
-            unsafe { _mm_loadu_si128(padded.as_ptr().cast()) }
-        }
-    }
-}
-
 /// The values of E2M1 codes: the magnitude by a table of eight, the sign from the fourth bit.
 #[target_feature(enable = "avx2")]
 fn e2m1(codes: __m256i) -> __m256 {
@@ -178,21 +159,4 @@ fn e4m3(codes: __m256i) -> __m256 {
     let value = _mm256_blendv_ps(_mm256_castsi256_ps(normal), small, _mm256_castsi256_ps(is_small));
     let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)));
     _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign))
-}
-
-/// Where the codes from `first` on are: the two bytes of each lane that hold one, and its lowest bit.
-const fn places<const BITS: usize>(first: usize) -> ([u8; 32], [u32; HALF]) {
-    // A number with the highest bit set makes a byte of zero.
-    let (mut bytes, mut shifts) = ([0x80; 32], [0; HALF]);
-    let mut lane = 0;
-    while lane < HALF {
-        let bit = (first + lane) * BITS;
-        bytes[4 * lane] = (bit / 8) as u8;
-        if bit % 8 + BITS > 8 {
-            bytes[4 * lane + 1] = (bit / 8) as u8 + 1;
-        }
-        shifts[lane] = (bit % 8) as u32;
-        lane += 1;
-    }
-    (bytes, shifts)
 }

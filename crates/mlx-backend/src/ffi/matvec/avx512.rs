@@ -2,19 +2,19 @@
 //! bits are then looked up in a register that holds what each means in this group.
 
 use std::arch::x86_64::{
-    __m128i, __m512, __m512i, _mm_loadu_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cmplt_epi32_mask, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srlv_epi32,
-    _mm512_storeu_ps,
+    __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmplt_epi32_mask,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_srlv_epi32, _mm512_storeu_ps,
 };
 
 use super::{
     Row,
     codes::{Codes, E2M1, Floats},
     scalar,
+    x86::{FLOATS, INTEGERS, places, stream},
 };
 
 /// Weights of a step.
@@ -101,9 +101,6 @@ fn each(row: &Row<'_>, count: usize, take: &mut impl FnMut(usize, __m512)) -> bo
     true
 }
 
-const INTEGERS: bool = false;
-const FLOATS: bool = true;
-
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn packed<const BITS: usize, const KIND: bool>(
@@ -111,7 +108,7 @@ fn packed<const BITS: usize, const KIND: bool>(
     count: usize,
     take: &mut impl FnMut(usize, __m512),
 ) {
-    let (bytes, shifts) = const { places::<BITS>() };
+    let (bytes, shifts) = const { places::<BITS, 64, STEP>(0) };
     // SAFETY: both arrays have 64 bytes.
     let (bytes, shifts): (__m512i, __m512i) = unsafe {
         (_mm512_loadu_si512(bytes.as_ptr().cast()), _mm512_loadu_si512(shifts.as_ptr().cast()))
@@ -145,23 +142,6 @@ fn packed<const BITS: usize, const KIND: bool>(
     }
 }
 
-/// The 16 bytes from `at` on, of which `step` count.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn stream(bytes: &[u8], at: usize, step: usize) -> __m128i {
-    match bytes.get(at..at + 16) {
-        // SAFETY: sixteen bytes.
-        Some(whole) => unsafe { _mm_loadu_si128(whole.as_ptr().cast()) },
-        // The end of the matrix.
-        None => {
-            let mut padded = [0; 16];
-            padded[..step].copy_from_slice(&bytes[at..at + step]);
-            // SAFETY: sixteen bytes.
-            unsafe { _mm_loadu_si128(padded.as_ptr().cast()) }
-        }
-    }
-}
-
 /// The values of E4M3 codes in the lowest eight bits of each lane.
 #[target_feature(enable = "avx512f")]
 fn e4m3(codes: __m512i) -> __m512 {
@@ -174,23 +154,6 @@ fn e4m3(codes: __m512i) -> __m512 {
     let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)));
     let bits = _mm512_or_si512(_mm512_castps_si512(value), sign);
     _mm512_castsi512_ps(bits)
-}
-
-/// Where the codes of a step are: the two bytes of each lane that hold one, and its lowest bit there.
-const fn places<const BITS: usize>() -> ([u8; 64], [u32; STEP]) {
-    // A number with the highest bit set makes a byte of zero.
-    let (mut bytes, mut shifts) = ([0x80; 64], [0; STEP]);
-    let mut lane = 0;
-    while lane < STEP {
-        let bit = lane * BITS;
-        bytes[4 * lane] = (bit / 8) as u8;
-        if bit % 8 + BITS > 8 {
-            bytes[4 * lane + 1] = (bit / 8) as u8 + 1;
-        }
-        shifts[lane] = (bit % 8) as u32;
-        lane += 1;
-    }
-    (bytes, shifts)
 }
 
 /// What each code of up to four bits means before it is scaled, whatever the bits above it.

@@ -5,18 +5,9 @@ use mlx_rs::{Array, Dtype};
 use super::*;
 use crate::{
     ffi::packed::{dequantize, quantize},
+    noise::noise,
     quantize::{QuantizationMode, Quantize},
 };
-
-/// Values from -1 to 1 with nothing regular about them.
-fn noise(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 fn packings() -> impl Iterator<Item = Quantize> {
     let affine = [2, 3, 4, 5, 6, 8]

@@ -62,7 +62,8 @@ pub(crate) fn blocks(
                 let from = &coefficients[job.from as usize..];
                 let from = from.first_chunk().expect("asserted above");
                 let samples = portable::block(from, quant);
-                write(&samples.unwrap_or_else(|| scalar::block(from, quant)), *job, plane, stride);
+                let samples = samples.unwrap_or_else(|| scalar::block(from, quant));
+                write(samples.as_chunks::<8>().0, *job, plane, stride);
             }
         }
     }
@@ -81,13 +82,13 @@ pub(crate) fn block(
         return reduced::block(side, coefficients, quant, job, plane, stride);
     }
     let from = coefficients[job.from as usize..].first_chunk().expect("64 coefficients");
-    write(&scalar::block(from, quant), job, plane, stride);
+    write(scalar::block(from, quant).as_chunks::<8>().0, job, plane, stride);
 }
 
-fn write(samples: &[u8; 64], job: Job, plane: &mut [u8], stride: usize) {
-    for (row, samples) in samples.as_chunks::<8>().0.iter().enumerate() {
+fn write<const N: usize>(samples: &[[u8; N]], job: Job, plane: &mut [u8], stride: usize) {
+    for (row, samples) in samples.iter().enumerate() {
         let at = job.to as usize + row * stride;
-        plane[at..at + 8].copy_from_slice(samples);
+        plane[at..at + N].copy_from_slice(samples);
     }
 }
 

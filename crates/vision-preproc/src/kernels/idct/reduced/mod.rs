@@ -9,7 +9,7 @@
 mod avx2;
 mod scalar;
 
-use super::{Job, Level};
+use super::{Job, Level, write};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::level::Kind;
 
@@ -58,13 +58,6 @@ pub(super) fn block(
         4 => write(&scalar::four(from, quant), job, plane, stride),
         2 => write(&scalar::two(from, quant), job, plane, stride),
         _ => super::flat(side, i32::from(from[0]) * i32::from(quant[0]), job, plane, stride),
-    }
-}
-
-fn write<const N: usize>(samples: &[[u8; N]; N], job: Job, plane: &mut [u8], stride: usize) {
-    for (y, samples) in samples.iter().enumerate() {
-        let at = job.to as usize + y * stride;
-        plane[at..at + N].copy_from_slice(samples);
     }
 }
 
