@@ -66,10 +66,7 @@ pub(crate) fn converse(
             messages.push(Message::new(Role::Assistant, [Part::Text(answer.text)]));
         }
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak: Option<u64> = peak.and_then(|text| text.split_whitespace().next()?.parse().ok());
-    say(&json!({"peak_bytes": peak.map(|kilobytes| kilobytes * 1024)}))
+    say(&json!({"peak_bytes": benches::resident_bytes("VmHWM")}))
 }
 
 fn say(line: &Value) -> Result<()> {

@@ -11,6 +11,8 @@ pub(crate) struct Answer {
     pub(crate) decode: f64,
     /// Most bytes in arrays of MLX since the process began.
     pub(crate) peak_bytes: f64,
+    /// Most resident memory of the process since it began, in bytes.
+    pub(crate) resident_bytes: f64,
     pub(crate) words: Vec<String>,
 }
 
@@ -50,10 +52,9 @@ impl Side {
         self.processes.iter().map(value).collect()
     }
 
-    /// Largest of all processes.
-    pub(crate) fn peak_bytes(&self) -> f64 {
-        let answers = self.processes.iter().flat_map(|process| &process.answers);
-        answers.map(|answer| answer.peak_bytes).fold(0.0, f64::max)
+    /// What counts up while a process runs, as it is after the last answer of each.
+    pub(crate) fn at_end(&self, value: impl Fn(&Answer) -> f64) -> Vec<f64> {
+        self.processes.iter().filter_map(|process| process.answers.last()).map(value).collect()
     }
 
     pub(crate) fn words(&self) -> &[String] {

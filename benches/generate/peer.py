@@ -17,6 +17,15 @@ from mlx_vlm.version import __version__
 QUESTION = "Describe the image."
 
 
+def resident_bytes():
+    """Most resident memory of this process so far, as the kernel counts it."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except OSError:
+        return None
+
+
 def say(**line):
     print(json.dumps(line), flush=True)
 
@@ -51,6 +60,7 @@ for _ in range(requests):
         first_s=first - asked,
         decode_tokens_per_s=(count - 1) / (last - first),
         peak_bytes=mx.get_peak_memory(),
+        resident_bytes=resident_bytes(),
         text=text,
         own_prompt_tokens_per_s=result.prompt_tps,
         own_decode_tokens_per_s=result.generation_tps,

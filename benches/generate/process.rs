@@ -38,6 +38,7 @@ fn read(line: &Value, started: Instant, process: &mut Process) {
             first_s: number("first_s").unwrap_or(f64::NAN),
             decode: number("decode_tokens_per_s").unwrap_or(f64::NAN),
             peak_bytes: number("peak_bytes").unwrap_or(f64::NAN),
+            resident_bytes: number("resident_bytes").unwrap_or(f64::NAN),
             words: text.split_whitespace().map(str::to_owned).collect(),
         });
     }

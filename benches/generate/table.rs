@@ -20,10 +20,11 @@ pub(crate) fn line(process: &Process) -> String {
     for answer in &process.answers {
         write!(
             text,
-            "; first {:.3} s, {:.1} tok/s, {:.2} GB",
+            "; first {:.3} s, {:.1} tok/s, {:.2} GB, {:.2} GB resident",
             answer.first_s,
             answer.decode,
-            answer.peak_bytes / 1e9
+            answer.peak_bytes / 1e9,
+            answer.resident_bytes / 1e9
         )
         .expect("writing to a string");
     }
@@ -68,7 +69,8 @@ pub(crate) fn render(folder: &Path, sides: &[Side]) -> String {
         side.each(|process| process.cold_s.unwrap_or(f64::NAN))
     });
     row("loading, s", 2, false, &|side| side.each(|process| process.load_s));
-    row("peak of MLX's memory, GB", 2, false, &|side| vec![side.peak_bytes() / 1e9]);
+    row("peak of MLX's memory, GB", 3, false, &|side| side.at_end(|a| a.peak_bytes / 1e9));
+    row("peak of resident memory, GB", 3, false, &|side| side.at_end(|a| a.resident_bytes / 1e9));
     if let [ours, theirs, ..] = sides {
         let (common, total) = agreement(ours.words(), theirs.words());
         writeln!(text, "\nEqual greedy words from the first on: {common} of {total}.")

@@ -90,6 +90,7 @@ pub(crate) fn answer(folder: &str, image: &str, tokens: &str, requests: &str) ->
             "first_s": end.time_to_first_token.or(first).as_ref().map(Duration::as_secs_f64),
             "decode_tokens_per_s": (count.saturating_sub(1)) as f64 / decode.as_secs_f64(),
             "peak_bytes": device_info()?.peak_bytes,
+            "resident_bytes": benches::resident_bytes("VmHWM"),
             "text": text,
             "phases_ms": phases.0.lock().map(|mut phases| std::mem::take(&mut *phases)).unwrap_or_default(),
         }))?;

@@ -88,10 +88,6 @@ fn processor_nanoseconds() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A field of `/proc/self/status`, in bytes.
 fn resident(field: &str) -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with(field));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)).ok_or("no such field")?;
-    Ok(kilobytes.parse::<u64>()? * 1024)
+    benches::resident_bytes(field).ok_or_else(|| format!("no {field} in /proc/self/status").into())
 }

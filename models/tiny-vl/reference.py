@@ -26,8 +26,10 @@ class Reference:
             messages.insert(0, {"role": "system", "content": system})
         return apply_chat_template(self.processor, self.model.config, messages, num_images=images)
 
-    def answer(self, prompt, images=(), system=None, max_tokens=256):
-        """Greedy tokens up to a stop token, which is not among them, with the smallest gap between the best two logits."""
+    def answer(self, prompt, images=(), system=None, max_tokens=256, **options):
+        """Greedy tokens up to a stop token, which is not among them, with the smallest gap between the best two logits.
+
+        `options` are those of mlx-vlm's `generate_step`, such as `kv_bits`."""
         rendered = self.render(prompt, len(images), system)
         inputs = prepare_inputs(self.processor, images=[load_image(str(path)) for path in images] or None, prompts=rendered)
         ids, grid = inputs["input_ids"], inputs.get("image_grid_thw")
@@ -35,7 +37,7 @@ class Reference:
         language = self.model.language_model
         language._position_ids = language._rope_deltas = None  # the model keeps these from one prompt to the next
         tokens, gaps, stop = [], [], None
-        steps = generate_step(ids, self.model, inputs.get("pixel_values"), None, max_tokens=max_tokens, temperature=0.0, **extra)
+        steps = generate_step(ids, self.model, inputs.get("pixel_values"), None, max_tokens=max_tokens, temperature=0.0, **extra, **options)
         for token, logprobs in steps:
             assert logprobs.dtype == mx.float32
             second, best = mx.topk(logprobs, 2).tolist()

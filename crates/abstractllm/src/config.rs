@@ -30,6 +30,9 @@ use crate::sources;
 /// | `prefill_step_tokens` | prompt tokens read at a time |
 /// | `max_batch` | answers of a model that are made at a time, 16 by default |
 /// | `max_queue` | requests that wait beyond those, 256 by default; further ones are refused |
+/// | `kv_bits` | packs keys and values into 8 or 4 bits; `kv_group_size` is 64 and `quantized_kv_start` 5000 tokens by default |
+/// | `max_kv_size` | most tokens whose keys and values are kept: the first `kv_keep_tokens`, 4 by default, and the last ones |
+/// | `prompt_lookup_tokens` | most tokens that are guessed from prompt and answer, 0 by default; greedy answers stay the same |
 /// | `memory_limit` | most memory that the process may hold, a size such as `4GiB` |
 /// | `memory_policy` | `fit` (default) makes a request fit into memory, `reject` refuses it |
 /// | `offline` | `true` never goes to the network |

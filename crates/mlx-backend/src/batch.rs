@@ -2,6 +2,9 @@
 //! computes the next of each, so that weights are read once for all. Answers join and leave between
 //! two steps. One that is alone is read by itself, with nothing that a batch would need.
 
+mod lookup;
+mod speculate;
+
 use std::rc::Rc;
 
 use mlx_rs::{
@@ -12,11 +15,12 @@ use mlx_rs::{
 };
 use perf_monitor::Span;
 
+use self::lookup::Lookup;
 use crate::{
     Error, Result,
     device::Backend,
     generate::{Generation, ReadPrompt, Status},
-    kv_cache::{KvCache, RowCaches},
+    kv_cache::{KvCache, KvCacheOptions, RowCaches},
     models::VisionLanguageModel,
     nn::mlx_error,
     rope::Rotation,
@@ -45,6 +49,8 @@ struct Row {
     generation: Generation,
     sampler: Sampler,
     delta: i32,
+    /// Guesses at what follows, if asked for.
+    lookup: Option<Lookup>,
     /// Whether it has ended.
     done: bool,
 }
@@ -81,10 +87,22 @@ impl Batch {
         self.len() == 0
     }
 
+    /// Whether an answer whose keys and values are kept as `how` says can join: steps are shared by
+    /// those that keep all of them, as they are computed.
+    pub(crate) fn takes(&self, how: &KvCacheOptions) -> bool {
+        let rows = self.rows.iter().chain(self.joining.iter().map(|(row, ..)| row));
+        let mut others = rows.filter(|row| !row.done).map(|row| row.generation.kv_cache());
+        how.is_plain() && others.all(KvCacheOptions::is_plain)
+    }
+
     /// Takes in an answer whose prompt was read.
     pub(crate) fn join(&mut self, generation: Generation, read: ReadPrompt) {
         let ReadPrompt { caches, sampler, next, delta, .. } = read;
-        self.joining.push((Row { generation, sampler, delta, done: false }, caches, next));
+        // A draw needs the probabilities of one token at a time.
+        let lookup = generation.lookup_tokens().filter(|_| sampler.takes_likeliest());
+        let lookup = lookup.map(|most| Lookup::new(generation.prompt_ids(), most));
+        let row = Row { generation, sampler, delta, lookup, done: false };
+        self.joining.push((row, caches, next));
     }
 
     /// Makes a token of each answer; ends those that are complete or have nobody who listens.
@@ -95,6 +113,9 @@ impl Batch {
         let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
         self.let_go();
         self.regroup().map_err(fail)?;
+        if self.speculate()? {
+            return Ok(());
+        }
         let Some(next) = self.next.clone() else { return Ok(()) };
         let mut spans: Vec<Span<'_>> =
             self.rows.iter().map(|row| row.generation.decode_span()).collect();
@@ -114,6 +135,7 @@ impl Batch {
         self.next = following;
         let read = &self.read;
         for (i, (row, token)) in self.rows.iter_mut().zip(tokens).enumerate() {
+            row.lookup.iter_mut().for_each(|lookup| lookup.push(token));
             match row.generation.take(token, &|| read.row(i)) {
                 Ok(status) => row.done = status == Status::Done,
                 Err(error) => {
@@ -200,6 +222,9 @@ impl Batch {
                 let read = caches.first().map_or(0, KvCache::offset);
                 let x = self.model.embed(&next.reshape(&[1, 1])?)?;
                 let hidden = self.model.forward(x, &Rotation::from(read + delta), caches)?;
+                if let Some(row) = self.rows.first() {
+                    KvCache::pack_if_due(caches, row.generation.kv_cache())?;
+                }
                 hidden.try_index((.., -1, ..))?
             }
             Read::Many(many) => {

@@ -41,7 +41,10 @@ pub use self::{counters::CacheStats, disk::DiskCache};
 pub(crate) use self::{
     device::DeviceCaches,
     digest::Digest,
-    identity::{encoded_content, image_key, model_identity, processor_identity, rgb_content},
+    identity::{
+        encoded_content, image_key, model_identity, processor_identity, reader_identity,
+        rgb_content,
+    },
     models::{Lease, ModelCache, ModelKey, SharedModel},
     prefix_tree::Unit,
 };

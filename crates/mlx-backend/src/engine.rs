@@ -363,7 +363,9 @@ impl Engine {
     fn join(&mut self, running: Running) {
         let Running { model, mut generation, .. } = running;
         let Some(read) = generation.take_read() else { return };
-        let batch = match self.batches.iter().position(|(of, _)| *of == model) {
+        let how = *generation.kv_cache();
+        let fits = |(of, batch): &(u64, Batch)| *of == model && batch.takes(&how);
+        let batch = match self.batches.iter().position(fits) {
             Some(at) => &mut self.batches[at].1,
             None => {
                 let batch = Batch::new(generation.model(), Backend::current());
@@ -381,8 +383,9 @@ impl Engine {
         let mut at = 0;
         while let Some(waiting) = self.waiting.get(at) {
             let reading = self.reading.iter().filter(|running| running.model == waiting.model);
-            let batch = self.batches.iter().find(|(model, _)| *model == waiting.model);
-            let running = reading.count() + batch.map_or(0, |(_, batch)| batch.len());
+            let batches = self.batches.iter().filter(|(model, _)| *model == waiting.model);
+            let made: usize = batches.map(|(_, batch)| batch.len()).sum();
+            let running = reading.count() + made;
             match running < waiting.generation.max_batch() {
                 true => self.reading.extend(self.waiting.remove(at)),
                 false => at += 1,

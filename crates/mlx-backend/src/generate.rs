@@ -21,9 +21,9 @@ use vision_preproc::{Grid, Patches};
 
 use crate::{
     Error, Result,
-    caches::{Caches, DeviceCaches, Digest, Unit},
+    caches::{Caches, DeviceCaches, Digest, Unit, reader_identity},
     guard::Reservation,
-    kv_cache::KvCache,
+    kv_cache::{KvCache, KvCacheOptions},
     models::VisionLanguageModel,
     nn::mlx_error,
     prompt::Prompt,
@@ -42,6 +42,10 @@ pub(crate) struct Job {
     /// The identity of the model, for keys.
     pub(crate) model: Digest,
     pub(crate) caches: Arc<Caches>,
+    /// How keys and values are kept.
+    pub(crate) kv_cache: KvCacheOptions,
+    /// Most tokens of a guess at what follows; 0 makes none.
+    pub(crate) prompt_lookup_tokens: usize,
     pub(crate) params: GenerateParams,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
@@ -174,6 +178,37 @@ impl Generation {
         self.job.events.is_closed()
     }
 
+    /// Returns how its keys and values are kept.
+    pub(crate) fn kv_cache(&self) -> &KvCacheOptions {
+        &self.job.kv_cache
+    }
+
+    /// Returns the most tokens of a guess at what follows; `None` if there are to be no guesses.
+    pub(crate) fn lookup_tokens(&self) -> Option<usize> {
+        Some(self.job.prompt_lookup_tokens).filter(|&tokens| tokens > 0)
+    }
+
+    /// Returns the tokens of the prompt.
+    pub(crate) fn prompt_ids(&self) -> &[u32] {
+        &self.job.prompt.ids
+    }
+
+    /// Returns how many tokens may still be made.
+    pub(crate) fn room_tokens(&self) -> usize {
+        self.max_tokens.saturating_sub(self.completion_tokens)
+    }
+
+    /// Counts a guess of `guessed` tokens of which so many were `right`.
+    pub(crate) fn report_guess(&self, guessed: usize, right: usize) {
+        self.job.recorder.count(Counter::DraftedTokens, guessed as u64);
+        self.job.recorder.count(Counter::AcceptedTokens, right as u64);
+    }
+
+    /// The identity of what keeps keys and values like this, for keys of prefixes.
+    fn reader(&self) -> Digest {
+        reader_identity(&self.job.model, &self.job.kv_cache)
+    }
+
     /// Most answers of its model that may be made while this one is.
     pub(crate) fn max_batch(&self) -> usize {
         self.job.max_batch.max(1)
@@ -242,7 +277,7 @@ impl Generation {
         let mut caches = self.caches.borrow_mut();
         let mut span = Span::enter(&*self.job.recorder, Phase::PrefillReused);
         let (layers, reused) = caches
-            .prefix(&self.job.model, &self.units, self.model.layers())
+            .prefix(&self.reader(), &self.units, self.model.layers(), &self.job.kv_cache)
             .map_err(|e| mlx_error("prefix cache", &e))?;
         span.units(reused as u64);
         drop(span);
@@ -354,7 +389,7 @@ impl Generation {
     pub(crate) fn keep_prefix(&self, caches: &[KvCache]) {
         let read = caches.first().map_or(0, KvCache::offset) as usize;
         let read = &self.units[..read.min(self.units.len())];
-        let kept = self.caches.borrow_mut().keep_prefix(&self.job.model, read, caches);
+        let kept = self.caches.borrow_mut().keep_prefix(&self.reader(), read, caches);
         forgotten("prefix", kept);
     }
 
@@ -374,6 +409,7 @@ impl Generation {
         let x = embeddings.try_index((.., from..to, ..)).map_err(fail)?;
         *done = end;
         let hidden = self.model.forward(x, &rotation, caches).map_err(fail)?;
+        KvCache::pack_if_due(caches, &self.job.kv_cache).map_err(fail)?;
         let mut status = Status::Running;
         if end < total {
             eval(caches.iter().flat_map(KvCache::arrays)).map_err(fail)?;

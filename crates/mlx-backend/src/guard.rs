@@ -41,7 +41,7 @@ pub(crate) use self::{
     reservation::{LEDGER, Reservation},
     weights::resident_bytes,
 };
-use crate::{Error, Result, memory};
+use crate::{Error, Result, kv_cache::KvCacheOptions, memory};
 
 /// What is done about a request that would not fit into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +77,7 @@ pub(crate) struct Guard {
     pub(crate) setting: Setting,
     pub(crate) options: MemoryOptions,
     pub(crate) kept: Kept,
+    pub(crate) kv_cache: KvCacheOptions,
     /// Most requests whose tokens are made together.
     pub(crate) max_batch: usize,
 }
@@ -135,7 +136,8 @@ impl Guard {
             let needed = self.estimate(asked, &beside, budget, prefill_step_tokens);
             if others.requests == 0 || beside.allows(&needed) {
                 let work = self.work(asked, budget, prefill_step_tokens);
-                let promise = self.setting.promise(&work, self.max_batch > 1);
+                let batched = self.max_batch > 1 && self.kv_cache.is_plain();
+                let promise = self.setting.promise(&work, batched);
                 return Ok((admitted, LEDGER.promise(promise)));
             }
             if cancelled() {
@@ -213,6 +215,7 @@ impl Guard {
             new_tokens: asked.new_tokens as u64,
             prefill_step_tokens: prefill_step_tokens as u64,
             kept: self.kept,
+            kv_cache: self.kv_cache,
         }
     }
 

@@ -1,20 +1,24 @@
 //! Keys and values of the tokens already read.
 
+mod options;
+mod packed;
+mod plain;
 mod rows;
+mod window;
 
 use std::{fmt, ops::Range};
 
 use mlx_rs::{
-    Array,
+    Array, Dtype,
     error::{Exception, Result as MlxResult},
     ops::{self, indexing::TryIndexOp},
 };
 
-pub(crate) use self::rows::{RowCaches, padded_tokens};
-use crate::{
-    attend::Attend,
-    ffi::{slice, slice_update},
-    nn::attention,
+pub use self::options::{KvCacheOptions, KvQuantize, KvWindow};
+use self::{packed::PackedCache, window::WindowCache};
+pub(crate) use self::{
+    plain::{PlainCache, STEP_TOKENS},
+    rows::{RowCaches, padded_tokens},
 };
 
 /// What the layers of a decoder have read: one sequence, or several that are read together.
@@ -31,6 +35,8 @@ pub(crate) trait LayerCaches: fmt::Debug {
 
     /// Counts one token more in `layer`, at `position`, and returns where [`Attend`] is to write it;
     /// none if it must be appended by [`attend`](Self::attend).
+    ///
+    /// [`Attend`]: crate::attend::Attend
     fn next_place(&mut self, _layer: usize, _position: i32) -> MlxResult<Option<Place<'_>>> {
         Ok(None)
     }
@@ -45,40 +51,6 @@ pub(crate) struct Attention {
     pub(crate) fused: bool,
 }
 
-impl LayerCaches for Vec<KvCache> {
-    fn attend(
-        &mut self,
-        layer: usize,
-        queries: &Array,
-        (keys, values): (&Array, &Array),
-        how: Attention,
-    ) -> MlxResult<Array> {
-        let cache = self.get_mut(layer).ok_or_else(no_layer)?;
-        let (keys, values) = cache.update(keys, values)?;
-        attention(queries, &keys, &values, how.scale, true, how.fused)
-    }
-
-    fn next_place(&mut self, layer: usize, position: i32) -> MlxResult<Option<Place<'_>>> {
-        self.get_mut(layer).ok_or_else(no_layer)?.next_place(position)
-    }
-}
-
-fn no_layer() -> Exception {
-    Exception::custom("a cache of fewer layers than the decoder has")
-}
-
-/// Tokens by which the buffers grow; growing copies, so it must be rare.
-pub(crate) const STEP_TOKENS: i32 = 256;
-
-/// Keys and values of one sequence in one layer: `[1, K, S, D]`, grown in steps.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KvCache {
-    buffers: Option<(Array, Array)>,
-    offset: i32,
-    /// What [`Attend`] knows of this sequence, and the distance of positions from places in it.
-    row_state: Option<(Array, i32)>,
-}
-
 /// Where the next token of a sequence goes.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
@@ -89,92 +61,174 @@ pub(crate) struct Place<'a> {
     pub(crate) state: &'a Array,
 }
 
+impl LayerCaches for Vec<KvCache> {
+    fn attend(
+        &mut self,
+        layer: usize,
+        queries: &Array,
+        new: (&Array, &Array),
+        how: Attention,
+    ) -> MlxResult<Array> {
+        match self.get_mut(layer).ok_or_else(no_layer)? {
+            KvCache::Plain(cache) => cache.attend(queries, new, how),
+            KvCache::Packed(cache) => cache.attend(queries, new, how),
+            KvCache::Window(cache) => cache.attend(queries, new, how),
+        }
+    }
+
+    fn next_place(&mut self, layer: usize, position: i32) -> MlxResult<Option<Place<'_>>> {
+        match self.get_mut(layer).ok_or_else(no_layer)? {
+            KvCache::Plain(cache) => cache.next_place(position),
+            KvCache::Packed(_) | KvCache::Window(_) => Ok(None),
+        }
+    }
+}
+
+fn no_layer() -> Exception {
+    Exception::custom("a cache of fewer layers than the decoder has")
+}
+
+/// Keys and values of one sequence in one layer.
+#[derive(Clone, Debug)]
+pub(crate) enum KvCache {
+    Plain(PlainCache),
+    Packed(PackedCache),
+    Window(WindowCache),
+}
+
+impl Default for KvCache {
+    fn default() -> Self {
+        Self::Plain(PlainCache::default())
+    }
+}
+
 impl KvCache {
-    /// Returns how many tokens are held.
+    fn new(how: &KvCacheOptions) -> Self {
+        match &how.window {
+            Some(window) => Self::Window(WindowCache::new(window)),
+            None => Self::default(),
+        }
+    }
+
+    /// Returns how many tokens were read.
     pub(crate) fn offset(&self) -> i32 {
-        self.offset
+        match self {
+            Self::Plain(cache) => cache.offset(),
+            Self::Packed(cache) => cache.offset(),
+            Self::Window(cache) => cache.offset(),
+        }
     }
 
-    /// Appends `[B, K, L, D]` keys and values and returns all, `[B, K, S, D]`.
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array) -> MlxResult<(Array, Array)> {
-        let (start, end) = (self.offset, self.offset + keys.dim(2));
-        let (all_keys, all_values) = match self.buffers.take() {
-            Some((k, v)) if k.dim(2) >= end => (k, v),
-            held => {
-                let (old_k, old_v) = held.unzip();
-                (
-                    grown(old_k.as_ref(), keys, start, capacity(end))?,
-                    grown(old_v.as_ref(), values, start, capacity(end))?,
-                )
-            }
+    /// Packs the sequence that `layers` hold if it has grown long enough, layer by layer.
+    pub(crate) fn pack_if_due(layers: &mut [Self], how: &KvCacheOptions) -> MlxResult<()> {
+        let (Some(packing), Some(Self::Plain(first))) = (how.quantize, layers.first()) else {
+            return Ok(());
         };
-        let &[b, heads, _, d] = keys.shape() else {
-            return Err(Exception::custom("keys are not [B, K, L, D]"));
-        };
-        let append = |all: Array, new: &Array| {
-            let all = slice_update(&all, new, [0, 0, start, 0], [b, heads, end, d])?;
-            Ok::<_, Exception>((slice(&all, [0; 4], [b, heads, end, d])?, all))
-        };
-        let (seen_keys, all_keys) = append(all_keys, keys)?;
-        let (seen_values, all_values) = append(all_values, values)?;
-        self.offset = end;
-        self.buffers = Some((all_keys, all_values));
-        Ok((seen_keys, seen_values))
-    }
-
-    /// Counts one token more, at `position`, which [`Attend`] is to write into its place; none before
-    /// there are others.
-    fn next_place(&mut self, position: i32) -> MlxResult<Option<Place<'_>>> {
-        let (start, delta) = (self.offset, position - self.offset);
-        let Some((keys, values)) = &mut self.buffers else { return Ok(None) };
-        if keys.dim(2) <= start {
-            for buffer in [&mut *keys, values] {
-                *buffer = grown(Some(buffer), buffer, start, capacity(start + 1))?;
+        if !how.packs(first.offset() as usize) {
+            return Ok(());
+        }
+        for layer in layers {
+            if let Self::Plain(cache) = layer {
+                *layer = Self::Packed(PackedCache::of(std::mem::take(cache), packing.packing())?);
             }
         }
-        if self.row_state.as_ref().is_none_or(|(_, known)| *known != delta) {
-            self.row_state = Some((Attend::state(keys.dim(1), delta), delta));
-        }
-        self.offset += 1;
-        let state = self.row_state.as_ref().map(|(state, _)| state);
-        Ok(state.map(|state| Place { keys, values, state }))
+        Ok(())
     }
 
-    /// Returns the tokens of `range` of all layers as one array, `[2 * layers, K, range, D]` with
-    /// the keys of all layers before the values, in memory of its own.
+    /// Whether the last tokens of `layers` can be taken back.
+    pub(crate) fn can_shorten(layers: &[Self]) -> bool {
+        layers.iter().all(|layer| matches!(layer, Self::Plain(_) | Self::Packed(_)))
+    }
+
+    /// Takes back what `layers` have read beyond `tokens`, if they [can](Self::can_shorten).
+    pub(crate) fn shorten(layers: &mut [Self], tokens: i32) {
+        for layer in layers {
+            match layer {
+                Self::Plain(cache) => cache.shorten(tokens),
+                Self::Packed(cache) => cache.shorten(tokens),
+                Self::Window(_) => {}
+            }
+        }
+    }
+
+    /// Whether `layers` hold every token that was read.
+    pub(crate) fn hold_all(layers: &[Self]) -> bool {
+        layers.iter().all(|layer| match layer {
+            Self::Plain(_) | Self::Packed(_) => true,
+            Self::Window(cache) => cache.holds_all(),
+        })
+    }
+
+    /// Returns the tokens of `range` of all layers, which [hold all](Self::hold_all), as one array,
+    /// `[2 * layers, K, range, ..]` with the keys of all layers before the values, in memory of its
+    /// own: `D` values, or bytes if they are packed.
     pub(crate) fn copy_range(layers: &[Self], range: Range<usize>) -> MlxResult<Array> {
         let (from, to) = (range.start as i32, range.end as i32);
-        let keys = layers.iter().filter_map(|layer| layer.buffers.as_ref().map(|(k, _)| k));
-        let values = layers.iter().filter_map(|layer| layer.buffers.as_ref().map(|(_, v)| v));
-        let parts: Vec<Array> = keys
-            .chain(values)
-            .map(|buffer| buffer.try_index((.., .., from..to, ..)))
-            .collect::<MlxResult<_>>()?;
+        let part = |layer: &Self, values: bool| match layer {
+            Self::Packed(cache) => cache.bytes_of(values, from..to).map(Some),
+            Self::Plain(cache) => cache.part(values, from..to),
+            Self::Window(cache) => cache.part(values, from..to),
+        };
+        let both = [false, true].into_iter();
+        let parts = both.flat_map(|values| layers.iter().map(move |layer| part(layer, values)));
+        let parts: Vec<Array> = parts.filter_map(Result::transpose).collect::<MlxResult<_>>()?;
         ops::concatenate(&parts, 0)
     }
 
+    /// Whether `part`, which [`copy_range`](Self::copy_range) made, is packed.
+    pub(crate) fn is_packed(part: &Array) -> bool {
+        part.dtype() == Dtype::Uint8
+    }
+
     /// Returns the caches of `layers` layers that hold the tokens of `parts`, which
-    /// [`KvCache::copy_range`] made, one after the other.
-    pub(crate) fn restore(layers: usize, parts: &[Array]) -> MlxResult<Vec<Self>> {
+    /// [`copy_range`](Self::copy_range) made of caches with the same options, one after the other.
+    pub(crate) fn restore(
+        layers: usize,
+        parts: &[Array],
+        how: &KvCacheOptions,
+    ) -> MlxResult<Vec<Self>> {
         if parts.is_empty() {
-            return Ok(vec![Self::default(); layers]);
+            return Ok(vec![Self::new(how); layers]);
         }
-        let all = ops::concatenate(parts, 2)?;
+        let packing = how.quantize.filter(|_| parts.iter().any(Self::is_packed));
+        let all = match packing {
+            // What was read before enough was there to pack is packed now.
+            Some(how) => {
+                let part = |part: &Array| match Self::is_packed(part) {
+                    true => Ok(part.clone()),
+                    false => packed::to_bytes(part, how.packing()),
+                };
+                let parts = parts.iter().map(part).collect::<MlxResult<Vec<_>>>()?;
+                ops::concatenate(&parts, 2)?
+            }
+            None => ops::concatenate(parts, 2)?,
+        };
         let layer = |i: usize| all.try_index((i as i32..i as i32 + 1, .., .., ..));
-        (0..layers)
-            .map(|i| {
-                Ok(Self {
-                    buffers: Some((layer(i)?, layer(layers + i)?)),
-                    offset: all.dim(2),
-                    row_state: None,
-                })
+        let caches = (0..layers).map(|i| {
+            let (keys, values) = (layer(i)?, layer(layers + i)?);
+            Ok(match (packing, &how.window) {
+                (Some(how), _) => {
+                    Self::Packed(PackedCache::from_bytes((keys, values), how.packing())?)
+                }
+                (None, Some(window)) => Self::Window(WindowCache::of(window, keys, values)),
+                (None, None) => Self::Plain(PlainCache::of(keys, values)),
             })
-            .collect()
+        });
+        let mut caches = caches.collect::<MlxResult<Vec<_>>>()?;
+        Self::pack_if_due(&mut caches, how)?;
+        Ok(caches)
     }
 
     /// Iterates over the buffers, to evaluate them.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.buffers.iter().flat_map(|(k, v)| [k, v])
+        let (plain, packed, window) = match self {
+            Self::Plain(cache) => (Some(cache), None, None),
+            Self::Packed(cache) => (None, Some(cache), None),
+            Self::Window(cache) => (None, None, Some(cache)),
+        };
+        let plain = plain.into_iter().flat_map(PlainCache::arrays);
+        let packed = packed.into_iter().flat_map(PackedCache::arrays);
+        plain.chain(packed).chain(window.into_iter().flat_map(WindowCache::arrays))
     }
 
     /// Returns how many bytes the buffers of `layers` take.
@@ -183,59 +237,5 @@ impl KvCache {
     }
 }
 
-/// Returns the size of buffers for `tokens` of one sequence.
-///
-/// Not a multiple of 256: of such buffers MLX takes cuDNN for single queries on CUDA, which at 2900
-/// tokens takes 114 us a layer where its own kernel takes 43.
-fn capacity(tokens: i32) -> i32 {
-    (tokens + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS + 1
-}
-
-/// Returns a buffer of `capacity` tokens, shaped like `like`, that begins with `used` of `old`.
-fn grown(old: Option<&Array>, like: &Array, used: i32, capacity: i32) -> MlxResult<Array> {
-    let mut shape = like.shape().to_vec();
-    shape[2] = capacity - used;
-    let tail = ops::zeros_dtype(&shape, like.dtype())?;
-    match old {
-        Some(old) if used > 0 => ops::concatenate(&[old.try_index((.., .., ..used, ..))?, tail], 2),
-        _ => Ok(tail),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Three layers with two heads of four values, all different.
-    fn filled(tokens: i32) -> Vec<KvCache> {
-        let mut layers = vec![KvCache::default(); 3];
-        for (i, layer) in layers.iter_mut().enumerate() {
-            let count = 2 * tokens * 4;
-            let keys: Vec<f32> = (0..count).map(|v| (1000 * i as i32 + v) as f32).collect();
-            let values: Vec<f32> = keys.iter().map(|v| -v).collect();
-            let shape = [1, 2, tokens, 4];
-            let pair = (Array::from_slice(&keys, &shape), Array::from_slice(&values, &shape));
-            layer.update(&pair.0, &pair.1).unwrap();
-        }
-        layers
-    }
-
-    #[test]
-    fn what_is_copied_in_parts_comes_back_whole_and_grows_on() {
-        let mut original = filled(300);
-        let parts: Vec<Array> = [0..64, 64..128, 128..290, 290..300]
-            .map(|range| KvCache::copy_range(&original, range).unwrap())
-            .into();
-        assert_eq!(parts[2].shape(), [6, 2, 162, 4]);
-        let mut restored = KvCache::restore(3, &parts).unwrap();
-        assert_eq!(restored[0].offset(), 300);
-        let next = Array::from_slice(&[7f32; 8], &[1, 2, 1, 4]);
-        for (old, new) in original.iter_mut().zip(&mut restored) {
-            let (old, new) = (old.update(&next, &next).unwrap(), new.update(&next, &next).unwrap());
-            assert_eq!((new.0.shape(), new.1.shape()), (&[1, 2, 301, 4][..], &[1, 2, 301, 4][..]));
-            assert!(old.0.eq_values(&new.0).unwrap());
-            assert!(old.1.eq_values(&new.1).unwrap());
-        }
-        assert_eq!(KvCache::restore(3, &[]).unwrap()[2].offset(), 0);
-    }
-}
+mod tests;

@@ -52,6 +52,7 @@ pub use crate::{
         ByteSize, MemoryBounds, MemoryCheck, MemoryFit, MemoryOptions, MemoryPolicy, MemoryStage,
         MemoryTerm, check_memory,
     },
+    kv_cache::{KvCacheOptions, KvQuantize, KvWindow},
     locate::DownloadProgress,
     provider::{ComputeType, MlxOptions, MlxProvider, PROVIDER},
     quantize::{QuantizationMode, Quantize},

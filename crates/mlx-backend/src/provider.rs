@@ -31,6 +31,7 @@ use crate::{
     engine::{self, LoadProgress, LoadSpec},
     generate::Job,
     guard::{Guard, MemoryOptions},
+    kv_cache::KvCacheOptions,
     locate::{DownloadProgress, locate},
     memory, models,
     prompt::{Frontend, Workspaces},
@@ -80,6 +81,12 @@ pub struct MlxOptions {
     pub max_batch: usize,
     /// Most requests that wait beyond those; further ones are refused with [`Error::Busy`].
     pub max_queue: usize,
+    /// How the keys and values of answers are kept.
+    pub kv_cache: KvCacheOptions,
+    /// Most tokens that are guessed to follow, from where the last ones stood before in prompt or answer,
+    /// and read in one step; 0 guesses nothing. The answer is the same: quicker where it repeats what was
+    /// said, and a little slower elsewhere. For greedy answers, while no other one is made.
+    pub prompt_lookup_tokens: usize,
     /// Never goes to the network, even for a model that is not here.
     pub offline: bool,
     /// Bounds on images, checked before they are decoded.
@@ -106,6 +113,8 @@ impl Default for MlxOptions {
             prefill_step_tokens: 2048,
             max_batch: 16,
             max_queue: 256,
+            kv_cache: KvCacheOptions::default(),
+            prompt_lookup_tokens: 0,
             offline: false,
             limits: Limits::default(),
             memory: MemoryOptions::default(),
@@ -126,6 +135,8 @@ impl fmt::Debug for MlxOptions {
             .field("prefill_step_tokens", &self.prefill_step_tokens)
             .field("max_batch", &self.max_batch)
             .field("max_queue", &self.max_queue)
+            .field("kv_cache", &self.kv_cache)
+            .field("prompt_lookup_tokens", &self.prompt_lookup_tokens)
             .field("offline", &self.offline)
             .field("memory", &self.memory)
             .finish_non_exhaustive()
@@ -169,6 +180,8 @@ impl MlxProvider {
             memory::limit(bytes);
         }
         let model = lease(&path, &options)?;
+        // Also of a model that was loaded for others.
+        options.kv_cache.validate(model.setting.footprint.decoder.head_dim)?;
         let vision = [Capability::Vision, Capability::MultipleImages];
         let vision = model.processor.is_some().then_some(vision);
         let info = ModelInfo::new(PROVIDER, name, capabilities(vision))
@@ -179,6 +192,7 @@ impl MlxProvider {
                 setting: model.setting,
                 options: options.memory,
                 kept: options.caches.limits().into(),
+                kv_cache: options.kv_cache,
                 max_batch: options.max_batch,
             },
             prefill_step_tokens: options.prefill_step_tokens,
@@ -232,7 +246,9 @@ impl Provider for MlxProvider {
         let (events, receiver) = mpsc::unbounded_channel();
         let max_batch = self.options.max_batch;
         let frontend = self.frontend.clone();
-        let work = Work { frontend, request, started, timer, max_batch, place };
+        let prompt_lookup_tokens = self.options.prompt_lookup_tokens;
+        let work =
+            Work { frontend, request, started, timer, max_batch, prompt_lookup_tokens, place };
         // Decoding a photo takes a while; neither the caller's executor nor the MLX thread waits.
         thread::Builder::new()
             .name("mlx-prompt".to_owned())
@@ -288,6 +304,7 @@ struct Work {
     started: Instant,
     timer: GenerationTimer,
     max_batch: usize,
+    prompt_lookup_tokens: usize,
     place: OwnedSemaphorePermit,
 }
 
@@ -312,6 +329,8 @@ impl Work {
             wanted,
             model: frontend.model.identity,
             caches: frontend.caches.clone(),
+            kv_cache: frontend.guard.kv_cache,
+            prompt_lookup_tokens: self.prompt_lookup_tokens,
             params: params.clone(),
             tokenizer: frontend.model.tokenizer.clone(),
             stop_tokens: frontend.model.stop_tokens.clone(),

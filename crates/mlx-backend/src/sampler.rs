@@ -32,7 +32,8 @@ pub(crate) fn sample_rows<'a>(
     }
 }
 
-fn likeliest(logits: &Array) -> MlxResult<Array> {
+/// `[B, V]` logits to the likeliest token of each row, `[B]`.
+pub(crate) fn likeliest(logits: &Array) -> MlxResult<Array> {
     ops::indexing::argmax_axis(logits.as_dtype(Dtype::Float32)?, -1, false)
 }
 
@@ -66,7 +67,7 @@ impl Sampler {
     }
 
     /// Whether the token depends on the logits alone.
-    fn takes_likeliest(&self) -> bool {
+    pub(crate) fn takes_likeliest(&self) -> bool {
         self.temperature == 0.0 && self.penalties.is_none()
     }
 

@@ -66,6 +66,10 @@ named_enum! {
         Requests = "requests",
         /// Tokens generated.
         NewTokens = "new_tokens",
+        /// Tokens guessed ahead of the model.
+        DraftedTokens = "drafted_tokens",
+        /// Guessed tokens that were those of the model.
+        AcceptedTokens = "accepted_tokens",
         /// Prompt tokens computed.
         PromptTokens = "prompt_tokens",
         /// Prompt tokens taken over from a cache.

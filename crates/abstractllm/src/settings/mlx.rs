@@ -63,9 +63,15 @@ fn options(mut reader: ConfigReader) -> Result<(String, MlxOptions)> {
             None => {}
         }
     }
-    if let Some(requests) = reader.value("max_queue", "a whole number of at least 0")? {
-        options.max_queue = requests;
+    for (key, option) in [
+        ("max_queue", &mut options.max_queue),
+        ("prompt_lookup_tokens", &mut options.prompt_lookup_tokens),
+    ] {
+        if let Some(count) = reader.value(key, "a whole number of at least 0")? {
+            *option = count;
+        }
     }
+    options.kv_cache = super::kv_cache::options(&mut reader)?;
     let limits = cache_limits(&mut reader)?;
     options.memory = memory(&mut reader)?;
     options.defaults = reader.params()?;
@@ -196,6 +202,8 @@ mod tests {
         assert_eq!(found.prefill_step_tokens, default.prefill_step_tokens);
         assert_eq!((found.max_batch, found.max_queue), (default.max_batch, default.max_queue));
         assert_eq!(found.offline, default.offline);
+        assert_eq!(found.kv_cache, default.kv_cache);
+        assert_eq!(found.prompt_lookup_tokens, default.prompt_lookup_tokens);
         assert_eq!(found.memory, default.memory);
         assert_eq!(found.defaults, default.defaults);
     }
@@ -207,6 +215,7 @@ mod tests {
             ("prefill_step_tokens", "64"),
             ("max_batch", "4"),
             ("max_queue", "0"),
+            ("prompt_lookup_tokens", "6"),
             ("offline", "true"),
             ("memory_limit", "4GiB"),
             ("memory_policy", "reject"),
@@ -217,6 +226,7 @@ mod tests {
         assert_eq!(found.compute_type, ComputeType::Bf16);
         assert_eq!(found.prefill_step_tokens, 64);
         assert_eq!((found.max_batch, found.max_queue), (4, 0));
+        assert_eq!(found.prompt_lookup_tokens, 6);
         assert!(found.offline);
         let memory = MemoryOptions { limit_bytes: Some(4 << 30), policy: MemoryPolicy::Reject };
         assert_eq!(found.memory, memory);

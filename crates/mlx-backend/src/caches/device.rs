@@ -15,7 +15,7 @@ use super::{
     disk::DiskTier,
     prefix_tree::{BLOCK, PrefixTree, Unit},
 };
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, KvCacheOptions};
 
 /// Features and prefixes of one [`Caches`](super::Caches).
 #[derive(Debug)]
@@ -92,21 +92,27 @@ impl DeviceCaches {
     }
 
     /// Returns the caches of `layers` layers that hold the longest beginning of `units` that
-    /// `model` has read, and how many units that is: at most all but one, since the logits of the
-    /// last are needed.
+    /// `model` has read with the options `how`, and how many units that is: at most all but one,
+    /// since the logits of the last are needed.
     pub(crate) fn prefix(
         &mut self,
         model: &Digest,
         units: &[Unit],
         layers: usize,
+        how: &KvCacheOptions,
     ) -> MlxResult<(Vec<KvCache>, usize)> {
         if !self.keeps_prefixes {
-            return Ok((KvCache::restore(layers, &[])?, 0));
+            return Ok((KvCache::restore(layers, &[], how)?, 0));
         }
         let wanted = &units[..units.len().saturating_sub(1)];
         self.fetch_from_disk(model, wanted)?;
-        let blocks = self.prefixes.find(model, wanted);
-        let length = blocks.iter().map(|(_, used)| used).sum();
+        let mut blocks = self.prefixes.find(model, wanted);
+        let length = |blocks: &[(Array, usize)]| blocks.iter().map(|(_, used)| used).sum();
+        if !how.packs(length(&blocks)) {
+            // So few tokens are not packed, also where they once stood before more.
+            let exact = blocks.iter().take_while(|(block, _)| !KvCache::is_packed(block)).count();
+            blocks.truncate(exact);
+        }
         let parts: Vec<Array> = blocks
             .iter()
             .map(|(block, used)| match block.dim(2) as usize == *used {
@@ -114,7 +120,7 @@ impl DeviceCaches {
                 false => block.try_index((.., .., ..*used as i32, ..)),
             })
             .collect::<MlxResult<_>>()?;
-        Ok((KvCache::restore(layers, &parts)?, length))
+        Ok((KvCache::restore(layers, &parts, how)?, length(&blocks)))
     }
 
     /// Brings the whole blocks of `units` that only the disk has into the tree.
@@ -139,14 +145,14 @@ impl DeviceCaches {
         })
     }
 
-    /// Keeps what `layers` hold, the keys and values of `units`.
+    /// Keeps what `layers` hold, the keys and values of `units`, unless some of them are gone.
     pub(crate) fn keep_prefix(
         &mut self,
         model: &Digest,
         units: &[Unit],
         layers: &[KvCache],
     ) -> MlxResult<()> {
-        if !self.keeps_prefixes {
+        if !self.keeps_prefixes || !KvCache::hold_all(layers) {
             return Ok(());
         }
         let mut new = Vec::new();

@@ -245,6 +245,7 @@ impl Entry {
             Dtype::Float32 => safetensors::Dtype::F32,
             Dtype::Bfloat16 => safetensors::Dtype::BF16,
             Dtype::Float16 => safetensors::Dtype::F16,
+            Dtype::Uint8 => safetensors::Dtype::U8,
             _ => return Ok(None),
         };
         let flat = array.reshape(&[-1])?.view_dtype(Dtype::Uint8)?;
@@ -259,6 +260,7 @@ impl Entry {
             safetensors::Dtype::BF16 => Dtype::Bfloat16,
             safetensors::Dtype::F16 => Dtype::Float16,
             safetensors::Dtype::F32 => Dtype::Float32,
+            safetensors::Dtype::U8 => Dtype::Uint8,
             other => return Err(Exception::custom(format!("no cached type: {other:?}"))),
         };
         let shape: Vec<i32> = self.shape.iter().map(|&side| side as i32).collect();

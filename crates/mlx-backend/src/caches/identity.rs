@@ -10,7 +10,7 @@ use std::{
 use vision_preproc::{RgbView, Size};
 
 use super::Digest;
-use crate::{Error, Result, checkpoint::Checkpoint};
+use crate::{Error, Result, checkpoint::Checkpoint, kv_cache::KvCacheOptions};
 
 /// The content of an image file.
 pub(crate) fn encoded_content(bytes: &[u8]) -> Digest {
@@ -91,6 +91,14 @@ fn samples(path: &Path) -> io::Result<Vec<u8>> {
         file.by_ref().take(SAMPLE_BYTES).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
+}
+
+/// Returns the identity of `model` where it keeps keys and values as `how` says.
+pub(crate) fn reader_identity(model: &Digest, how: &KvCacheOptions) -> Digest {
+    match how.is_plain() {
+        true => *model,
+        false => Digest::of("reader", &[model.bytes(), format!("{how:?}").as_bytes()]),
+    }
 }
 
 #[cfg(test)]

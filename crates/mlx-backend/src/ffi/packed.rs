@@ -81,10 +81,16 @@ pub(crate) fn dequantize(
 }
 
 /// `x Wᵀ` with packed weights.
-pub(crate) fn quantized_matmul(
+pub(crate) fn quantized_matmul(x: &Array, parts: Parts<'_>, how: Quantize) -> MlxResult<Array> {
+    quantized_product(x, parts, how, true)
+}
+
+/// `x W`, or `x Wᵀ` if `transpose`, with packed weights.
+pub(crate) fn quantized_product(
     x: &Array,
     (words, scales, biases): Parts<'_>,
     how: Quantize,
+    transpose: bool,
 ) -> MlxResult<Array> {
     let stream = Stream::thread_local_or_default();
     // SAFETY: as in `quantize`.
@@ -96,7 +102,7 @@ pub(crate) fn quantized_matmul(
             words.as_ptr(),
             scales.as_ptr(),
             biases.map_or(absent, Array::as_ptr),
-            true,
+            transpose,
             given(how.group_size),
             given(how.bits),
             mode(how).as_ptr(),

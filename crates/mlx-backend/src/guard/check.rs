@@ -145,10 +145,12 @@ impl Guard {
                 && backend.unpacks_from_rows().is_some()
                 && (options.quantize.is_some() || checkpoint.quantization() != &Default::default()),
         };
+        options.kv_cache.validate(footprint.decoder.head_dim)?;
         Ok(Self {
             setting,
             options: options.memory,
             kept: options.caches.limits().into(),
+            kv_cache: options.kv_cache,
             max_batch: options.max_batch,
         })
     }

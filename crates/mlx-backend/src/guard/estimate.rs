@@ -22,7 +22,7 @@ use super::{
 use crate::{
     caches::CacheLimits,
     device::Backend,
-    kv_cache::{STEP_TOKENS, padded_tokens},
+    kv_cache::{KvCacheOptions, STEP_TOKENS, padded_tokens},
     nn::MAX_SCORE_BYTES,
 };
 
@@ -88,6 +88,7 @@ pub(crate) struct Work {
     /// Tokens of the prompt read at a time.
     pub(crate) prefill_step_tokens: u64,
     pub(crate) kept: Kept,
+    pub(crate) kv_cache: KvCacheOptions,
 }
 
 /// Most bytes that caches keep of what a request makes, while it is still used or after.
@@ -190,6 +191,12 @@ const SCORE_COPIES: u64 = 2;
 /// As [`SCORE_COPIES`], where they are masked in between.
 const MASKED_SCORE_COPIES: u64 = 3;
 
+/// Tokens that buffers for `tokens` have room for.
+fn capacity(tokens: u64) -> u64 {
+    let step = u64::from(STEP_TOKENS.unsigned_abs());
+    tokens.div_ceil(step).saturating_mul(step)
+}
+
 impl Setting {
     /// While image `i` is decoded and resized.
     fn decode(&self, work: &Work, i: usize) -> Vec<MemoryTerm> {
@@ -240,8 +247,8 @@ impl Setting {
         vec![
             term("features", self.all_feature_bytes(work)),
             term("embeddings", embeddings),
-            term("keys and values", self.key_values(tokens)),
-            term("keys and values that grow", self.growing(tokens)),
+            term("keys and values", self.read_prompt(work)),
+            term("keys and values that grow", self.growing(tokens, work)),
             term("decoder activations", self.decoder_activations(work)),
             term("decoder scores", self.decoder_scores(work)),
             term("weights unpacked", self.unpacked_weights()),
@@ -257,8 +264,8 @@ impl Setting {
             |name, bytes| MemoryTerm { stage: MemoryStage::Answer, name, bytes, host: false };
         let tokens = self.prompt_tokens(work).saturating_add(work.new_tokens);
         vec![
-            term("keys and values", self.key_values(tokens)),
-            term("keys and values that grow", self.growing(tokens)),
+            term("keys and values", self.made_answer(work)),
+            term("keys and values that grow", self.growing(tokens, work)),
             term("logits", self.logits()),
             MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
             term("features in the cache", self.all_feature_bytes(work).min(work.kept.features)),
@@ -273,7 +280,13 @@ impl Setting {
         let padded = u64::from(padded_tokens(u32::try_from(tokens).unwrap_or(u32::MAX)));
         let embeddings = product(&[tokens, self.footprint.decoder.hidden, self.value_bytes, 2]);
         Promise {
-            answer: sum([self.key_values(if batched { padded } else { tokens }), self.logits()]),
+            answer: sum([
+                match batched {
+                    true => self.key_values(padded),
+                    false => self.read_prompt(work).max(self.made_answer(work)),
+                },
+                self.logits(),
+            ]),
             prompt: sum([self.all_patch_bytes(work), self.all_feature_bytes(work), embeddings]),
         }
     }
@@ -313,6 +326,7 @@ impl Setting {
 
     /// A copy of keys and values, block by block.
     fn kept_prefix(&self, tokens: u64, work: &Work) -> u64 {
+        let tokens = work.kv_cache.held_tokens(tokens);
         let bytes = product(&[tokens, self.footprint.decoder.token_bytes(self.value_bytes)]);
         bytes.min(work.kept.prefixes)
     }
@@ -359,14 +373,52 @@ impl Setting {
     }
 
     fn key_values(&self, tokens: u64) -> u64 {
-        let step = u64::from(STEP_TOKENS.unsigned_abs());
-        let capacity = tokens.div_ceil(step).saturating_mul(step);
-        product(&[capacity, self.footprint.decoder.token_bytes(self.value_bytes)])
+        product(&[capacity(tokens), self.footprint.decoder.token_bytes(self.value_bytes)])
     }
 
-    /// Old buffers of the layers in flight, while new ones are made.
-    fn growing(&self, tokens: u64) -> u64 {
+    /// Keys and values while the last step of the prompt is read.
+    fn read_prompt(&self, work: &Work) -> u64 {
+        let (tokens, how) = (self.prompt_tokens(work), &work.kv_cache);
+        let step = work.prefill_step_tokens;
+        let held = match how.window {
+            // What a step reads is seen together with what was kept before.
+            Some(_) => tokens.min(how.held_tokens(tokens).saturating_add(step)),
+            // Packed after the step that made them enough.
+            None => tokens.min(how.exact_tokens().saturating_add(step)),
+        };
+        sum([self.key_values(held), self.packed_key_values(tokens, work)])
+    }
+
+    /// Keys and values when the answer is complete.
+    fn made_answer(&self, work: &Work) -> u64 {
+        let (prompt, how) = (self.prompt_tokens(work), &work.kv_cache);
+        let tokens = prompt.saturating_add(work.new_tokens);
+        let exact = match prompt < how.exact_tokens() {
+            true => how.held_tokens(tokens).min(how.exact_tokens()),
+            false => 0,
+        };
+        sum([self.key_values(exact), self.packed_key_values(tokens, work)])
+    }
+
+    /// Those that are packed, of a sequence of `tokens`.
+    fn packed_key_values(&self, tokens: u64, work: &Work) -> u64 {
+        let Some(how) = work.kv_cache.quantize.filter(|_| tokens >= work.kv_cache.exact_tokens())
+        else {
+            return 0;
+        };
+        let values = self.footprint.decoder.token_bytes(1);
+        let [bits, group] = [how.bits, how.group_size].map(|n| u64::from(n.unsigned_abs()).max(1));
+        let token = sum([
+            product(&[values, bits]).div_ceil(8),
+            product(&[values / group, 2, self.value_bytes]),
+        ]);
+        product(&[capacity(tokens), token])
+    }
+
+    /// Old buffers of the layers in flight, while new ones are made; or what is unpacked of them.
+    fn growing(&self, tokens: u64, work: &Work) -> u64 {
         let layers = self.footprint.decoder.layers.max(1);
+        let tokens = work.kv_cache.held_tokens(tokens);
         product(&[self.key_values(tokens) / layers, layers.min(LAZY_LAYERS)])
     }
 

@@ -1,7 +1,10 @@
 use llm_core::ErrorKind;
 
 use super::*;
-use crate::device::Backend;
+use crate::{
+    device::Backend,
+    kv_cache::{KvQuantize, KvWindow},
+};
 
 const GIB: u64 = 1 << 30;
 
@@ -46,9 +49,14 @@ fn processor() -> ImageProcessor {
     .unwrap()
 }
 
+fn guard(options: MemoryOptions) -> Guard {
+    let (setting, kept, kv_cache) = (setting(), Kept::default(), KvCacheOptions::default());
+    Guard { setting, options, kept, kv_cache, max_batch: 1 }
+}
+
 fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Result<Admitted> {
     let options = MemoryOptions { limit_bytes: Some(limit), policy };
-    let guard = Guard { setting: setting(), options, kept: Kept::default(), max_batch: 1 };
+    let guard = guard(options);
     let processor = processor();
     let asked = asked(sizes, &processor, steps).0;
     guard.decide(&asked, &view(limit))
@@ -68,12 +76,7 @@ fn asked<'a>(
         new_tokens: 512,
         prefill_step_tokens: steps,
     };
-    let guard = Guard {
-        setting: setting(),
-        options: MemoryOptions::default(),
-        kept: Kept::default(),
-        max_batch: 1,
-    };
+    let guard = guard(MemoryOptions::default());
     let required =
         move |budget, steps| guard.estimate(&asked, &view(0), budget, steps).required().1;
     (asked, required)
@@ -148,12 +151,7 @@ fn fit_finds_the_largest_images_that_fit() {
 fn steps_are_made_smaller_before_images() {
     let (sizes, processor) = ([Size { width: 336, height: 336 }], processor());
     let asked = Asked { text_tokens: 4000, ..asked(&sizes, &processor, 2048).0 };
-    let guard = |policy| Guard {
-        setting: setting(),
-        options: MemoryOptions { policy, ..MemoryOptions::default() },
-        kept: Kept::default(),
-        max_batch: 1,
-    };
+    let guard = |policy| guard(MemoryOptions { policy, ..MemoryOptions::default() });
     let at = |steps| {
         let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);
         estimate.required().1
@@ -209,6 +207,40 @@ fn keys_and_values_are_charged_by_the_step_of_their_buffers() {
     };
     let token = 36_864 * 2;
     assert_eq!([1, 256, 257].map(key_values), [256 * token, 256 * token, 512 * token]);
+}
+
+/// Packed ones take a part of what they would, and are exact up to some number of tokens; of a window no
+/// more is held than it has, and a step of the prompt.
+#[test]
+fn keys_and_values_are_charged_as_they_are_kept() {
+    let bytes = |kv_cache, text_tokens, new_tokens, stage| {
+        let prefill_step_tokens = 256;
+        let work =
+            Work { text_tokens, new_tokens, prefill_step_tokens, kv_cache, ..Work::default() };
+        let terms = Estimate::new(&setting(), &work, 0).terms;
+        let of = |term: &&MemoryTerm| term.name == "keys and values" && term.stage == stage;
+        terms.iter().find(of).unwrap().bytes
+    };
+    // Values of a token, of four bytes each; or of one, with a scale and a bias for each 64.
+    let values = 18_432;
+    let (exact, packed) = (values * 4, values + values / 64 * 8);
+    let quantize = Some(KvQuantize { bits: 8, group_size: 64, start_tokens: 1024 });
+    let how = KvCacheOptions { quantize, window: None };
+    use MemoryStage::{Answer, Prompt};
+    assert_eq!(bytes(how, 512, 256, Prompt), 512 * exact);
+    assert_eq!(bytes(how, 512, 256, Answer), 768 * exact);
+    // Packed while the answer is made.
+    assert_eq!(bytes(how, 512, 1024, Answer), 1024 * exact + 1536 * packed);
+    // Packed while the prompt is read.
+    assert_eq!(bytes(how, 10_240, 256, Prompt), 1280 * exact + 10_240 * packed);
+    assert_eq!(bytes(how, 10_240, 256, Answer), 10_496 * packed);
+    let four = KvCacheOptions { quantize: quantize.map(|q| KvQuantize { bits: 4, ..q }), ..how };
+    let packed = values / 2 + values / 64 * 8;
+    assert_eq!(bytes(four, 10_240, 256, Answer), 10_496 * packed);
+    let window = KvCacheOptions { quantize: None, window: Some(KvWindow::new(2048)) };
+    assert_eq!(bytes(window, 512, 256, Answer), 768 * exact);
+    assert_eq!(bytes(window, 10_240, 256, Prompt), (2048 + 256) * exact);
+    assert_eq!(bytes(window, 10_240, 256, Answer), 2048 * exact);
 }
 
 /// What is promised is the sum over all requests, whatever they hold of it by now.

@@ -21,7 +21,10 @@ use mlx_rs::{
     transforms::eval,
 };
 
-use super::{Attention, KvCache, LayerCaches, STEP_TOKENS, capacity, grown, no_layer};
+use super::{
+    Attention, KvCache, LayerCaches, PlainCache, STEP_TOKENS, no_layer,
+    plain::{capacity, grown},
+};
 use crate::{
     device::Backend,
     ffi::{slice, slice_update},
@@ -87,7 +90,7 @@ impl RowCaches {
             let at = row - first;
             first += group.lengths.len();
             if row < first {
-                let layer = |layer| group.row(layer, at);
+                let layer = |layer| group.row(layer, at).map(KvCache::Plain);
                 return (0..group.layers.len()).map(layer).collect();
             }
         }
@@ -146,10 +149,14 @@ impl RowCaches {
                     .iter()
                     .map(|&(_, group, row)| {
                         let cache = match group.and_then(|group| old[group].as_ref()) {
-                            Some(group) => group.row(layer, row)?,
-                            None => new[row][layer].clone(),
+                            Some(group) => Some(group.row(layer, row)?),
+                            None => match &new[row][layer] {
+                                KvCache::Plain(cache) => Some(cache.clone()),
+                                // The engine has those take their steps alone.
+                                KvCache::Packed(_) | KvCache::Window(_) => None,
+                            },
                         };
-                        cache.buffers.ok_or_else(no_layer)
+                        cache.and_then(PlainCache::into_buffers).ok_or_else(no_layer)
                     })
                     .collect::<MlxResult<_>>()?;
                 let joined = groups[*at].join(&parts)?;
@@ -219,15 +226,14 @@ impl Group {
     }
 
     /// The sequence `row` in `layer`, a view.
-    fn row(&self, layer: usize, row: usize) -> MlxResult<KvCache> {
+    fn row(&self, layer: usize, row: usize) -> MlxResult<PlainCache> {
         let (keys, values) = self.layers[layer].as_ref().ok_or_else(no_layer)?;
         let (length, at) = (self.lengths[row], row as i32);
         let of = |x: &Array| {
             let (heads, d) = (x.dim(1), x.dim(3));
             slice(x, [at, 0, self.end - length, 0], [at + 1, heads, self.end, d])
         };
-        let buffers = Some((of(keys)?, of(values)?));
-        Ok(KvCache { buffers, offset: length, row_state: None })
+        Ok(PlainCache::of(of(keys)?, of(values)?))
     }
 
     /// Puts the buffers of single sequences into one.

@@ -8,7 +8,9 @@ use abstractllm::{
 };
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::{chat::args::ChatArgs, report_args::ReportArgs, serve_args::ServeArgs};
+use crate::{
+    chat::args::ChatArgs, kv_args::KvArgs, report_args::ReportArgs, serve_args::ServeArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -150,6 +152,12 @@ pub(crate) struct ModelArgs {
     /// question about a picture then costs its own words only. It can be deleted at any time
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Most tokens that are guessed from prompt and answer and read in one step: greedy answers stay the
+    /// same, and come quicker where they repeat what was said
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) prompt_lookup_tokens: usize,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
 }
 
 /// What is done about a request that would not fit into memory.

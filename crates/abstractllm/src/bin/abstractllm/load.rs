@@ -43,6 +43,8 @@ pub(crate) fn named(
         offline: args.offline,
         limits,
         memory: args.memory(),
+        kv_cache: args.kv.options(),
+        prompt_lookup_tokens: args.prompt_lookup_tokens,
         load_progress: Arc::new(move |done, total| loading.bytes("loading", done, total)),
         download_progress: Arc::new(move |file: &str, done, total| {
             downloading.bytes(&format!("downloading {file}"), done, total);

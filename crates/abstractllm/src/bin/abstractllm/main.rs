@@ -10,6 +10,7 @@ mod failure;
 mod format;
 mod images;
 mod interrupt;
+mod kv_args;
 mod load;
 mod logging;
 mod output;

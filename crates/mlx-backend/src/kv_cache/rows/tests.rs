@@ -28,12 +28,9 @@ const HOW: Attention = Attention { scale: 0.3, fused: false };
 
 /// A sequence of `tokens` random tokens.
 fn sequence(random: &mut Random, tokens: i32) -> Vec<KvCache> {
-    let mut caches = vec![KvCache::default(); LAYERS];
-    for cache in &mut caches {
-        let shape = [1, KEY_HEADS, tokens, D];
-        cache.update(&random.array(&shape), &random.array(&shape)).unwrap();
-    }
-    caches
+    let shape = [1, KEY_HEADS, tokens, D];
+    let mut layer = || KvCache::Plain(PlainCache::of(random.array(&shape), random.array(&shape)));
+    (0..LAYERS).map(|_| layer()).collect()
 }
 
 /// A batch, and the same sequences by themselves, in its order.

@@ -1,0 +1,250 @@
+//! The keys and values of the first tokens and of the last ones, in a buffer whose oldest place is
+//! written to once it is full, as mlx-lm's rotating cache.
+//!
+//! ```text
+//! of 9 tokens read, 6 held, the first 2 of them for ever:
+//!
+//!         keep          next
+//!     | k0 k1 | k6 k7 k8 | k5 |     read one by one: order does not matter to one query
+//!     | k0 k1 | k5 k6 k7 k8 |       before several are read: they see different ones
+//! ```
+
+use std::ops::Range;
+
+use mlx_rs::{
+    Array,
+    error::Result as MlxResult,
+    fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention},
+    ops::{self, indexing::TryIndexOp},
+};
+
+use super::{Attention, KvWindow, STEP_TOKENS, plain::grown};
+use crate::{
+    ffi::slice_update,
+    nn::{MAX_SCORE_BYTES, attention, settle},
+};
+
+/// Keys and values of one sequence in one layer, of at most a number of tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct WindowCache {
+    /// `[1, K, S, D]`, where `S` is at most `most`.
+    buffers: Option<(Array, Array)>,
+    /// Tokens read.
+    offset: i32,
+    /// Where the next token goes once the buffers are full.
+    next: i32,
+    most: i32,
+    keep: i32,
+}
+
+impl WindowCache {
+    pub(super) fn new(window: &KvWindow) -> Self {
+        // Validated when the options were given.
+        let [most, keep] = [window.max_tokens, window.keep_tokens]
+            .map(|tokens| i32::try_from(tokens).unwrap_or(i32::MAX));
+        Self { buffers: None, offset: 0, next: keep, most, keep }
+    }
+
+    /// Returns a cache that has read what `keys` and `values`, `[1, K, S, D]`, hold, and nothing else;
+    /// `S` is at most that of the window.
+    pub(super) fn of(window: &KvWindow, keys: Array, values: Array) -> Self {
+        Self { offset: keys.dim(2), buffers: Some((keys, values)), ..Self::new(window) }
+    }
+
+    /// Returns how many tokens were read.
+    pub(super) fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    /// Whether all of them are held.
+    pub(super) fn holds_all(&self) -> bool {
+        self.offset <= self.most
+    }
+
+    /// As [`LayerCaches::attend`](super::LayerCaches::attend).
+    pub(super) fn attend(
+        &mut self,
+        queries: &Array,
+        (keys, values): (&Array, &Array),
+        how: Attention,
+    ) -> MlxResult<Array> {
+        if queries.dim(2) == 1 {
+            let (keys, values) = self.update_in_place(keys, values)?;
+            return attention(queries, &keys, &values, how.scale, false, how.fused);
+        }
+        let of_old = |x: Option<&Array>| x.map(|x| self.ordered(x)).transpose();
+        let (old_keys, old_values) = match &self.buffers {
+            Some((k, v)) => (of_old(Some(k))?, of_old(Some(v))?),
+            None => (None, None),
+        };
+        let joined = |old: Option<Array>, new: &Array| match old {
+            Some(old) => ops::concatenate(&[&old, new], 2),
+            None => Ok(new.clone()),
+        };
+        let (keys, values) = (joined(old_keys, keys)?, joined(old_values, values)?);
+        let out = match keys.dim(2) > self.most {
+            true => self.attend_masked(queries, (&keys, &values), how)?,
+            false => attention(queries, &keys, &values, how.scale, true, how.fused)?,
+        };
+        self.offset += queries.dim(2);
+        self.next = self.keep;
+        self.buffers = Some((self.last(&keys, self.most)?, self.last(&values, self.most)?));
+        Ok(out)
+    }
+
+    /// Returns the keys, or the values, of the tokens of `range`, if [all are held](Self::holds_all).
+    pub(super) fn part(&self, values: bool, range: Range<i32>) -> MlxResult<Option<Array>> {
+        let Some((keys, of_values)) = &self.buffers else { return Ok(None) };
+        let buffer = if values { of_values } else { keys };
+        buffer.try_index((.., .., range, ..)).map(Some)
+    }
+
+    /// Iterates over the buffers.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.buffers.iter().flat_map(|(k, v)| [k, v])
+    }
+
+    /// Puts one token into its place and returns all that are held, in any order.
+    fn update_in_place(&mut self, keys: &Array, values: &Array) -> MlxResult<(Array, Array)> {
+        let full = self.offset >= self.most;
+        let at = if full { self.next } else { self.offset };
+        let held = self.offset.min(self.most);
+        let put = |buffer: Option<Array>, new: &Array| {
+            let buffer = match buffer {
+                Some(buffer) if buffer.dim(2) > at => buffer,
+                buffer => {
+                    let capacity = (at / STEP_TOKENS + 1).saturating_mul(STEP_TOKENS);
+                    grown(buffer.as_ref(), new, held, capacity.min(self.most))?
+                }
+            };
+            let to = [1, new.dim(1), at + 1, new.dim(3)];
+            slice_update(&buffer, new, [0, 0, at, 0], to)
+        };
+        let (old_keys, old_values) = self.buffers.take().unzip();
+        let (keys, values) = (put(old_keys, keys)?, put(old_values, values)?);
+        self.offset += 1;
+        if full {
+            self.next = if at + 1 < self.most { at + 1 } else { self.keep };
+        }
+        let seen = |x: &Array| x.try_index((.., .., ..self.offset.min(self.most), ..));
+        let both = (seen(&keys)?, seen(&values)?);
+        self.buffers = Some((keys, values));
+        Ok(both)
+    }
+
+    /// Returns what the next of several tokens may see of a buffer, in the order of reading.
+    fn ordered(&self, buffer: &Array) -> MlxResult<Array> {
+        let part = |from: i32, to: i32| buffer.try_index((.., .., from..to, ..));
+        let held = self.offset.min(self.most);
+        let ordered = match self.offset > self.most && self.next > self.keep {
+            true => {
+                let parts =
+                    [part(0, self.keep)?, part(self.next, held)?, part(self.keep, self.next)?];
+                ops::concatenate(&parts, 2)?
+            }
+            false => part(0, held)?,
+        };
+        self.last(&ordered, self.most - 1)
+    }
+
+    /// Returns the first tokens that stay and the last of a buffer in order, `tokens` at most.
+    fn last(&self, buffer: &Array, tokens: i32) -> MlxResult<Array> {
+        let held = buffer.dim(2);
+        if held <= tokens {
+            return Ok(buffer.clone());
+        }
+        let part = |from: i32, to: i32| buffer.try_index((.., .., from..to, ..));
+        let last = part(held - (tokens - self.keep), held)?;
+        let parts = [part(0, self.keep)?, last];
+        // Without this the buffer that they are of would stay.
+        let joined = ops::concatenate(&parts, 2)?;
+        Ok(joined)
+    }
+
+    /// Attention of the last `L` of `S` tokens in order, where each sees the first that stay and the
+    /// last up to itself, `most` together; some queries at a time, so that scores stay small.
+    fn attend_masked(
+        &self,
+        queries: &Array,
+        (keys, values): (&Array, &Array),
+        how: Attention,
+    ) -> MlxResult<Array> {
+        let (heads, l, s) = (queries.dim(1), queries.dim(2), keys.dim(2));
+        let row_bytes = 4 * u64::from(heads.unsigned_abs()) * u64::from(s.unsigned_abs());
+        let rows = i32::try_from(MAX_SCORE_BYTES / row_bytes.max(1)).unwrap_or(i32::MAX).max(1);
+        let mut parts = Vec::new();
+        for from in (0..l).step_by(rows as usize) {
+            let to = l.min(from + rows);
+            let seen = s - l + to;
+            let places = |range: Range<i32>| range.collect::<Vec<i32>>();
+            let columns = Array::from_slice(&places(0..seen), &[1, seen]);
+            let own = Array::from_slice(&places(s - l + from..seen), &[to - from, 1]);
+            let first = own.subtract(Array::from_int(self.most - self.keep))?;
+            let near = columns.gt(first)?.logical_or(columns.lt(Array::from_int(self.keep))?)?;
+            let mask = near.logical_and(columns.le(own)?)?;
+            let upto = |x: &Array| x.try_index((.., .., ..seen, ..));
+            let out = scaled_dot_product_attention(
+                queries.try_index((.., .., from..to, ..))?,
+                upto(keys)?,
+                upto(values)?,
+                how.scale,
+                Some(ScaledDotProductAttentionMask::Array(&mask)),
+                None,
+            )?;
+            parts.push(settle(out, 0)?);
+        }
+        ops::concatenate(&parts, 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(shape: &[i32], step: f32) -> Array {
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
+        Array::from_slice(&values, shape)
+    }
+
+    const HOW: Attention = Attention { scale: 0.3, fused: false };
+
+    /// However many tokens come at a time, each sees the first ones and the last ones up to itself.
+    #[test]
+    fn each_token_sees_the_first_and_the_last() {
+        for (most, keep) in [(12, 4), (12, 0), (5, 4), (300, 4), (64, 0)] {
+            let window = KvWindow { max_tokens: most as usize, keep_tokens: keep as usize };
+            let total = 400;
+            let (k, v) = (wave(&[1, 2, total, 8], 0.37), wave(&[1, 2, total, 8], 0.11));
+            let q = wave(&[1, 4, total, 8], 0.23);
+            let of = |x: &Array, range: Range<i32>| x.try_index((.., .., range, ..)).unwrap();
+            let expected = |at: i32| {
+                let first = at + 1 - (most - keep);
+                let picked = (0..=at).filter(|&c| c < keep || c >= first).collect::<Vec<i32>>();
+                assert!(picked.len() as i32 <= most);
+                let picked = Array::from_slice(&picked, &[picked.len() as i32]);
+                let seen = |x: &Array| x.take_axis(&picked, 2).unwrap();
+                attention(&of(&q, at..at + 1), &seen(&k), &seen(&v), HOW.scale, false, false)
+                    .unwrap()
+            };
+            for steps in [vec![1; 400], vec![7, 1, 1, 30, 1, 1, 1, 5, 100, 1, 2, 250], vec![400]] {
+                let mut cache = WindowCache::new(&window);
+                let mut at = 0;
+                for step in steps {
+                    let now = at..at + step;
+                    let new = (&of(&k, now.clone()), &of(&v, now.clone()));
+                    let found = cache.attend(&of(&q, now.clone()), new, HOW).unwrap();
+                    for token in now {
+                        let off = of(&found, token - at..token - at + 1).subtract(expected(token));
+                        let off = off.unwrap().abs().unwrap().max(None).unwrap();
+                        let off = off.item_exact::<f32>();
+                        assert!(off < 1e-5, "{most} {keep}: {token} of {step}: {off}");
+                    }
+                    at += step;
+                    assert!(cache.arrays().all(|buffer| buffer.dim(2) <= most));
+                    assert_eq!((cache.offset(), cache.holds_all()), (at, at <= most));
+                }
+            }
+        }
+    }
+}
