@@ -1,0 +1,27 @@
+//! Activations.
+
+use std::cell::RefCell;
+
+use mlx_rs::{Array, error::Result as MlxResult, ops, transforms::compile::compile};
+
+/// `silu(gate) * up`.
+pub(super) fn swiglu((gate, up): (&Array, &Array)) -> MlxResult<Array> {
+    gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
+}
+
+/// [`swiglu`] as one kernel, which MLX makes when it is first needed. Not on CPUs, where it would run
+/// a C++ compiler.
+pub(super) fn fused_swiglu(gate: &Array, up: &Array) -> MlxResult<Array> {
+    type Compiled = Box<dyn for<'a> FnMut((&'a Array, &'a Array)) -> MlxResult<Array>>;
+    thread_local! {
+        static COMPILED: RefCell<Compiled> = RefCell::new(Box::new(compile(swiglu, true)));
+    }
+    COMPILED.with_borrow_mut(|compiled| compiled((gate, up)))
+}
+
+/// Exact GELU: `x Φ(x)` by the error function. Source: arXiv:1606.08415.
+pub(crate) fn gelu(x: &Array) -> MlxResult<Array> {
+    let scalar = |v: f32| Array::from_f32(v).as_dtype(x.dtype());
+    let cdf = ops::erf(x.multiply(scalar(std::f32::consts::FRAC_1_SQRT_2)?)?)?.add(scalar(1.0)?)?;
+    x.multiply(cdf)?.multiply(scalar(0.5)?)
+}
