@@ -77,7 +77,8 @@ impl LoadSpec {
 #[derive(Debug)]
 pub(crate) struct LoadedModel {
     id: u64,
-    pub(crate) media: Media,
+    /// `None` if it reads text only.
+    pub(crate) media: Option<Media>,
     pub(crate) context_tokens: usize,
 }
 
@@ -322,8 +323,11 @@ impl Engine {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let model = build(spec)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let loaded =
-            LoadedModel { id, media: *model.media(), context_tokens: model.context_tokens() };
+        let loaded = LoadedModel {
+            id,
+            media: model.media().copied(),
+            context_tokens: model.context_tokens(),
+        };
         self.models.insert(id, Rc::from(model));
         Ok(loaded)
     }

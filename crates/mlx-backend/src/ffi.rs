@@ -21,7 +21,7 @@ use mlx_sys::mlx_array;
 pub(crate) use self::{
     cuda_kernel::{CudaKernel, CudaSource},
     host::{After, HostLinear, HostWeight, host_linear},
-    packed::{dequantize, quantize, quantized_matmul, quantized_product},
+    packed::{dequantize, gather_qmm, quantize, quantized_matmul, quantized_product},
     slices::{slice, slice_update},
 };
 use crate::{Error, Result};

@@ -15,6 +15,8 @@ mod convert;
 mod device;
 mod engine;
 mod error;
+#[cfg(test)]
+mod families;
 mod ffi;
 mod generate;
 #[cfg(test)]

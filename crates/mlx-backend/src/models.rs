@@ -1,13 +1,24 @@
 //! The architectures, one file each, and the table that finds one by `model_type`.
 
+mod decoder;
+mod llama;
 mod qwen2;
 mod qwen2_5_vision;
 mod qwen2_5_vl;
+mod qwen3;
+mod text;
+mod text_config;
 mod windows;
+
+#[cfg(test)]
+pub(crate) use self::decoder::{Axes, RopeSpec};
 
 use std::{fmt, ops::Range, path::Path};
 
-use mlx_rs::{Array, error::Result as MlxResult};
+use mlx_rs::{
+    Array,
+    error::{Exception, Result as MlxResult},
+};
 use serde_json::Value;
 use vision_preproc::Grid;
 
@@ -20,25 +31,33 @@ use crate::{
     weights::Weights,
 };
 
-/// A model that reads images and text.
+/// A model that reads text and, if it has a tower, images.
 ///
 /// Every method is pure but for the caches it is given: positions and caches belong to a request,
 /// so that requests cannot disturb each other.
 pub(crate) trait VisionLanguageModel: fmt::Debug {
-    /// Returns how images appear in a prompt.
-    fn media(&self) -> &Media;
+    /// Returns how images appear in a prompt; `None` if the model reads text only.
+    fn media(&self) -> Option<&Media> {
+        None
+    }
     /// Returns the most tokens of prompt and answer together.
     fn context_tokens(&self) -> usize;
     /// Returns the number of layers that have keys and values.
     fn layers(&self) -> usize;
     /// Patches `[P, patch_values]` of one image to features `[P / merge², E]`.
-    fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array>;
+    fn encode(&self, _patches: &Array, _grid: Grid) -> MlxResult<Array> {
+        Err(no_tower())
+    }
     /// Returns the position of each token of a prompt with images of `grids`.
-    fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions>;
+    fn positions(&self, ids: &[u32], _grids: &[Grid]) -> Result<Positions> {
+        Ok(Positions::of_text(ids.len()))
+    }
     /// Token ids `[B, L]` to embeddings `[B, L, E]`.
     fn embed(&self, ids: &Array) -> MlxResult<Array>;
     /// Puts the features of each image at its image tokens.
-    fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array>;
+    fn merge(&self, _embeddings: &Array, _ids: &[u32], _features: &[Array]) -> MlxResult<Array> {
+        Err(no_tower())
+    }
     /// Returns the rotation of the tokens of a prompt in `range`.
     fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation>;
     /// Embeddings `[B, L, E]` to hidden states `[B, L, E]`, adding the tokens to the caches. With
@@ -52,6 +71,10 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     ) -> MlxResult<Array>;
     /// Hidden states `[.., E]` to logits `[.., V]`.
     fn logits(&self, hidden: &Array) -> MlxResult<Array>;
+}
+
+fn no_tower() -> Exception {
+    Exception::custom("the model reads no images")
 }
 
 /// How images appear in a prompt.
@@ -87,6 +110,7 @@ type Load = fn(&Value, &Path, &Weights, Backend) -> Result<Box<dyn VisionLanguag
 pub(crate) struct Architecture {
     /// `model_type` in `config.json`.
     model_type: &'static str,
+    reads_images: bool,
     /// Maps the name of a tensor in a checkpoint to the model's; `None` drops it.
     pub(crate) rename: Rename,
     /// Says how large its parts are, from the JSON of the `config.json` at a path.
@@ -95,14 +119,43 @@ pub(crate) struct Architecture {
     pub(crate) load: Load,
 }
 
-const ARCHITECTURES: [Architecture; 1] = [Architecture {
-    model_type: "qwen2_5_vl",
-    rename: qwen2_5_vl::rename,
-    footprint: qwen2_5_vl::footprint,
-    load: |config, path, weights, backend| {
-        Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, backend)?))
+impl Architecture {
+    /// Returns whether models of it read images.
+    pub(crate) fn reads_images(&self) -> bool {
+        self.reads_images
+    }
+}
+
+/// An architecture of text alone, from its file's function of the configuration.
+macro_rules! text {
+    ($model_type:literal, $family:expr) => {
+        Architecture {
+            model_type: $model_type,
+            reads_images: false,
+            rename: text::rename,
+            footprint: |config, path| text::footprint($family, config, path),
+            load: |config, path, weights, backend| {
+                Ok(Box::new(text::Model::load($family, config, path, weights, backend)?))
+            },
+        }
+    };
+}
+
+const ARCHITECTURES: [Architecture; 5] = [
+    Architecture {
+        model_type: "qwen2_5_vl",
+        reads_images: true,
+        rename: qwen2_5_vl::rename,
+        footprint: qwen2_5_vl::footprint,
+        load: |config, path, weights, backend| {
+            Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, backend)?))
+        },
     },
-}];
+    text!("llama", llama::spec),
+    text!("qwen2", qwen2::spec),
+    text!("qwen3", qwen3::spec),
+    text!("qwen3_moe", qwen3::spec_of_experts),
+];
 
 /// Returns the architecture of `model_type`.
 ///

@@ -4,6 +4,7 @@
 mod activation;
 mod attention;
 mod embedding;
+mod experts;
 mod joined;
 mod linear;
 mod mlp;
@@ -13,9 +14,10 @@ mod weight;
 use mlx_rs::{Array, error::Result as MlxResult};
 
 pub(crate) use self::{
-    activation::gelu,
+    activation::{Activation, gelu},
     attention::{MAX_SCORE_BYTES, attention},
     embedding::Embedding,
+    experts::{Experts, MixtureOfExperts},
     joined::Joined,
     linear::Linear,
     mlp::Mlp,

@@ -124,7 +124,10 @@ impl Frontend {
     /// Puts as many image tokens as there are features in the place of each image token.
     fn assemble(&self, short: &[u32], sources: &[ImageSource<'_>]) -> Result<Prompt> {
         let grids: Vec<Grid> = sources.iter().map(|source| source.grid).collect();
-        let (ids, ranges) = expand(short, &grids, &self.model.loaded.media)?;
+        let (ids, ranges) = match &self.model.loaded.media {
+            Some(media) => expand(short, &grids, media)?,
+            None => (short.to_vec(), Vec::new()),
+        };
         let image_tokens = ranges.iter().map(Range::len).sum();
         let context_tokens = self.model.loaded.context_tokens;
         let room_tokens = context_tokens.saturating_sub(ids.len());

@@ -270,7 +270,11 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         // The small files first: their errors should not wait for gigabytes.
         let tokenizer = Arc::new(Tokenizer::load(path)?);
         let template = ChatTemplate::load(path)?;
-        let processor = image_processor(&checkpoint)?;
+        let processor = match architecture.reads_images() {
+            true => image_processor(&checkpoint)?,
+            // Some text checkpoints carry the file of the family.
+            false => None,
+        };
         let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;

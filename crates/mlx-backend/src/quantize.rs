@@ -144,7 +144,7 @@ impl fmt::Display for Quantize {
 /// Returns whether the module at `path` is not packed unless that is asked for by name.
 ///
 /// Towers and connectors stay as they are, as in the mlx-community checkpoints: they are small,
-/// and what is seen suffers from packing.
+/// and what is seen suffers from packing. So do routers, which choose the experts of a token.
 pub(crate) fn stays_dense(path: &str) -> bool {
     const NAMES: [&str; 8] = [
         "vision",
@@ -156,7 +156,7 @@ pub(crate) fn stays_dense(path: &str) -> bool {
         "multi_modal_projector",
         "patch_merge_mlp",
     ];
-    NAMES.iter().any(|name| path.contains(name))
+    path.ends_with(".mlp.gate") || NAMES.iter().any(|name| path.contains(name))
 }
 
 #[cfg(test)]

@@ -19,6 +19,12 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
+    /// Returns those of `tokens` tokens of text.
+    pub(crate) fn of_text(tokens: usize) -> Self {
+        let axis: Vec<i32> = (0..).take(tokens).collect();
+        Self { axes: [axis.clone(), axis.clone(), axis], delta: 0 }
+    }
+
     /// Returns the first position of `range` if there the axes agree and count up by one.
     fn run_of(&self, range: &Range<usize>) -> Option<i32> {
         let [t, h, w] = self.axes.each_ref().map(|axis| &axis[range.clone()]);
@@ -54,7 +60,11 @@ impl Rotation {
 #[derive(Clone, Debug)]
 pub(crate) struct Rope {
     dims: i32,
-    base: f32,
+    /// Of plain frequencies, `base^(-2i / D)`.
+    base: Option<f32>,
+    frequencies: Vec<f32>,
+    /// Where they are not plain, one over each.
+    periods: Option<Array>,
     /// The axis (0 time, 1 height, 2 width) that each of the `D / 2` frequencies turns with.
     axis_of: Vec<usize>,
     /// As [`Backend::compiles`](crate::device::Backend::compiles).
@@ -62,15 +72,21 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// Returns the rotary embedding of `dims` values per head; `sections` divides the `dims / 2`
-    /// frequencies among the three axes.
-    pub(crate) fn new(dims: i32, base: f32, sections: [usize; 3], compiles: bool) -> Self {
-        let axis_of = sections
-            .iter()
-            .enumerate()
-            .flat_map(|(axis, &n)| std::iter::repeat_n(axis, n))
-            .collect();
-        Self { dims, base, axis_of, compiles }
+    /// Returns the rotary embedding of the first `dims` values of a head by `frequencies`, `dims / 2` of
+    /// them, each of which turns with the axis `axis_of`. `base` is given if they are plain.
+    pub(crate) fn new(
+        dims: i32,
+        base: Option<f32>,
+        frequencies: Vec<f32>,
+        axis_of: Vec<usize>,
+        compiles: bool,
+    ) -> Self {
+        let periods = || {
+            let periods: Vec<f32> = frequencies.iter().map(|f| f.recip()).collect();
+            Array::from_slice(&periods, &[periods.len() as i32])
+        };
+        let periods = base.is_none().then(periods);
+        Self { dims, base, frequencies, periods, axis_of, compiles }
     }
 
     /// Returns the rotation of the tokens in `range` of a prompt.
@@ -84,11 +100,9 @@ impl Rope {
             return Ok(Rotation::from(first));
         }
         let half = self.axis_of.len();
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| self.base.powf(-(2.0 * i as f32) / self.dims as f32)).collect();
         let mut angles = Vec::with_capacity(range.len() * half);
         for token in range.clone() {
-            for (&axis, frequency) in self.axis_of.iter().zip(&frequencies) {
+            for (&axis, frequency) in self.axis_of.iter().zip(&self.frequencies) {
                 angles.push(positions.axes[axis][token] as f32 * frequency);
             }
         }
@@ -100,7 +114,8 @@ impl Rope {
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
             Rotation::Offset(offset, _) | Rotation::Rows(offset) => {
-                fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, None)
+                let periods = self.periods.as_ref();
+                fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, periods)
             }
             Rotation::Table(cos, sin) => rotate(x, cos, sin, self.compiles),
         }
@@ -150,6 +165,10 @@ fn turn_compiled(parts: &[Array]) -> MlxResult<Vec<Array>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        device::Backend,
+        models::{Axes, RopeSpec},
+    };
 
     #[test]
     fn text_is_a_run_and_an_image_is_not() {
@@ -162,9 +181,19 @@ mod tests {
         assert_eq!(image.run_of(&(2..5)), None);
     }
 
+    fn rope() -> Rope {
+        let spec = RopeSpec {
+            dims: 16,
+            base: 1e6,
+            axes: Axes::Sections([2, 3, 3]),
+            ..RopeSpec::default()
+        };
+        spec.rope(Backend::Cpu)
+    }
+
     #[test]
     fn each_row_turns_by_its_own_position() {
-        let rope = Rope::new(16, 1e6, [2, 3, 3], false);
+        let rope = rope();
         let values: Vec<f32> = (0..3 * 2 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
         let x = Array::from_slice(&values, &[3, 2, 1, 16]);
         let positions = [7, 0, 300];
@@ -178,7 +207,7 @@ mod tests {
 
     #[test]
     fn table_and_kernel_agree_where_positions_count_up() {
-        let rope = Rope::new(16, 1e6, [2, 3, 3], false);
+        let rope = rope();
         let values: Vec<f32> = (0..2 * 3 * 16).map(|i| (i as f32 * 0.37).sin()).collect();
         let x = Array::from_slice(&values, &[1, 2, 3, 16]);
         let kernel = rope.apply(&x, &Rotation::from(7)).unwrap();

@@ -119,7 +119,7 @@ impl Bench {
                     let budget = PixelBudget::default();
                     let plan = self.processor.plan(image.size(), &budget).unwrap();
                     let patches = self.processor.process(view, &budget).unwrap();
-                    let media = self.model.media();
+                    let media = self.model.media().unwrap();
                     let start = ids.len();
                     ids.extend(vec![media.image_token; media.tokens(plan.grid)]);
                     let content = rgb_content(view);

@@ -113,6 +113,37 @@ pub(crate) fn quantized_product(
     })
 }
 
+/// [`quantized_matmul`] by those of a stack of weights, `[n, output, ..]`, that `which` names.
+pub(crate) fn gather_qmm(
+    x: &Array,
+    (words, scales, biases): Parts<'_>,
+    which: &Array,
+    how: Quantize,
+) -> MlxResult<Array> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: as in `quantize`.
+    array("gather_qmm", |result| unsafe {
+        let absent = mlx_sys::mlx_array_new();
+        let status = mlx_sys::mlx_gather_qmm(
+            result,
+            x.as_ptr(),
+            words.as_ptr(),
+            scales.as_ptr(),
+            biases.map_or(absent, Array::as_ptr),
+            absent,
+            which.as_ptr(),
+            true,
+            given(how.group_size),
+            given(how.bits),
+            mode(how).as_ptr(),
+            false,
+            stream.as_ptr(),
+        );
+        mlx_sys::mlx_array_free(absent);
+        status
+    })
+}
+
 fn given(value: i32) -> mlx_optional_int {
     mlx_optional_int { value, has_value: true }
 }

@@ -8,8 +8,8 @@ pub(crate) struct Footprint {
     pub(crate) decoder: DecoderFootprint,
 }
 
-/// The sizes of a vision tower: counts of values, heads and patches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The sizes of a vision tower: counts of values, heads and patches; of none, zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TowerFootprint {
     /// Values of a patch in the input.
     pub(crate) patch_values: u64,

@@ -16,7 +16,7 @@ use crate::{
     LoadError, Result,
     device::Backend,
     guard::TowerFootprint,
-    nn::{Linear, Mlp, RmsNorm, attention, gelu, mlx_error, settle},
+    nn::{Activation, Linear, Mlp, RmsNorm, attention, gelu, mlx_error, settle},
     rope::{cos_sin, rotate},
     weights::{Scope, cast},
 };
@@ -251,6 +251,7 @@ impl Block {
                 config.hidden_size,
                 config.intermediate_size,
                 true,
+                Activation::Silu,
                 backend,
             )?,
         })

@@ -9,7 +9,12 @@ use mlx_rs::{Array, error::Result as MlxResult, ops};
 use serde::Deserialize;
 use vision_preproc::Grid;
 
-use super::{Media, VisionLanguageModel, qwen2, qwen2_5_vision};
+use super::{
+    Media, VisionLanguageModel,
+    decoder::{Decoder, Spec},
+    qwen2, qwen2_5_vision,
+    text_config::{Defaults, TextConfig},
+};
 use crate::{
     Error, Result,
     device::Backend,
@@ -18,6 +23,10 @@ use crate::{
     rope::{Positions, Rotation},
     weights::Weights,
 };
+
+/// Upstream's: the 3B checkpoint says nothing of a head and has none of its own.
+const DEFAULTS: Defaults =
+    Defaults { eps: 1e-6, rope_base: 1e6, context_tokens: 128_000, tied: true };
 
 /// The fields of `config.json` that are neither the decoder's nor the tower's.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,7 +42,7 @@ pub(crate) struct Config {
 #[derive(Debug)]
 pub(crate) struct Model {
     vision_tower: qwen2_5_vision::Tower,
-    language_model: qwen2::Model,
+    language_model: Decoder,
     media: Media,
     context_tokens: usize,
 }
@@ -60,23 +69,17 @@ pub(crate) fn rename(name: &str) -> Option<String> {
 }
 
 /// Reads what the decoder, the tower and this file need of `config`, the JSON of the file at `path`.
-fn configs(config: &serde_json::Value, path: &Path) -> Result<(Config, qwen2::Config)> {
+fn configs(config: &serde_json::Value, path: &Path) -> Result<(Config, Spec)> {
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
-    // Newer configurations nest what the decoder reads; fields outside fill in.
-    let mut text = config.clone();
-    if let (Some(outer), Some(inner)) = (text.as_object_mut(), config.get("text_config"))
-        && let Some(inner) = inner.as_object()
-    {
-        outer.extend(inner.clone());
-    }
-    let text: qwen2::Config = serde_json::from_value(text).map_err(|e| bad(e.to_string()))?;
+    let text = TextConfig::read(config).and_then(|text| qwen2::spec_with(&text, DEFAULTS));
+    let text = text.map_err(bad)?;
     let own: Config = serde_json::from_value(config.clone()).map_err(|e| bad(e.to_string()))?;
     text.validate().map_err(bad)?;
     own.vision_config.validate().map_err(bad)?;
-    if own.vision_config.out_hidden_size != text.hidden_size {
+    if own.vision_config.out_hidden_size != text.hidden {
         return Err(bad(format!(
             "the tower's out_hidden_size {} is not the decoder's hidden_size {}",
-            own.vision_config.out_hidden_size, text.hidden_size
+            own.vision_config.out_hidden_size, text.hidden
         )));
     }
     Ok((own, text))
@@ -110,16 +113,16 @@ impl Model {
                 &root.sub("vision_tower"),
                 backend,
             )?,
-            language_model: qwen2::Model::load(&text, &root.sub("language_model"), backend)?,
+            language_model: Decoder::load(&text, &root.sub("language_model"), backend)?,
             media,
-            context_tokens: text.max_position_embeddings,
+            context_tokens: text.context_tokens,
         })
     }
 }
 
 impl VisionLanguageModel for Model {
-    fn media(&self) -> &Media {
-        &self.media
+    fn media(&self) -> Option<&Media> {
+        Some(&self.media)
     }
 
     fn context_tokens(&self) -> usize {
@@ -147,7 +150,7 @@ impl VisionLanguageModel for Model {
         positions: &Positions,
         range: std::ops::Range<usize>,
     ) -> MlxResult<Rotation> {
-        self.language_model.rope.prompt(positions, range, self.language_model.dtype)
+        self.language_model.rotation(positions, range)
     }
 
     fn forward(

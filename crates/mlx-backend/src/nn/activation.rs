@@ -4,6 +4,14 @@ use std::cell::RefCell;
 
 use mlx_rs::{Array, error::Result as MlxResult, ops, transforms::compile::compile};
 
+/// What the gate of an MLP goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Silu,
+    /// [`gelu_tanh`].
+    GeluTanh,
+}
+
 /// `silu(gate) * up`.
 pub(super) fn swiglu((gate, up): (&Array, &Array)) -> MlxResult<Array> {
     gate.multiply(ops::sigmoid(gate)?)?.multiply(up)
@@ -24,4 +32,12 @@ pub(crate) fn gelu(x: &Array) -> MlxResult<Array> {
     let scalar = |v: f32| Array::from_f32(v).as_dtype(x.dtype());
     let cdf = ops::erf(x.multiply(scalar(std::f32::consts::FRAC_1_SQRT_2)?)?)?.add(scalar(1.0)?)?;
     x.multiply(cdf)?.multiply(scalar(0.5)?)
+}
+
+/// GELU by the usual approximation of `Φ` with a hyperbolic tangent. Source: arXiv:1606.08415.
+pub(crate) fn gelu_tanh(x: &Array) -> MlxResult<Array> {
+    let scalar = |v: f32| Array::from_f32(v).as_dtype(x.dtype());
+    let cubic = x.square()?.multiply(x)?.multiply(scalar(0.044_715)?)?;
+    let inner = x.add(cubic)?.multiply(scalar((2.0 / std::f32::consts::PI).sqrt())?)?;
+    x.multiply(scalar(0.5)?)?.multiply(ops::tanh(inner)?.add(scalar(1.0)?)?)
 }

@@ -11,24 +11,25 @@ use mlx_rs::{
 
 use super::{
     Joined, Linear, RmsNorm,
-    activation::{fused_swiglu, swiglu},
+    activation::{Activation, fused_swiglu, gelu_tanh, swiglu},
     mlx_error, settle,
 };
 use crate::{
     Result,
     device::Backend,
-    ffi::{After, host_linear},
+    ffi::{After, HostLinear, host_linear},
     matvec::Epilogue,
     weights::Scope,
 };
 
-/// `down(silu(gate(x)) * up(x))`. Source: arXiv:2002.05202.
+/// `down(activation(gate(x)) * up(x))`. Source: arXiv:2002.05202.
 #[derive(Debug)]
 pub(crate) struct Mlp {
     /// `gate_proj` and `up_proj`.
     gate_up: Joined,
     down_proj: Linear,
     inner: i32,
+    activation: Activation,
     /// Whether a compiled activation is one kernel.
     fuses: bool,
     max_inner_bytes: usize,
@@ -43,6 +44,7 @@ impl Mlp {
         hidden: i32,
         inner: i32,
         bias: bool,
+        activation: Activation,
         backend: Backend,
     ) -> Result<Self> {
         let fail = |e| mlx_error("concatenate", &e);
@@ -65,6 +67,7 @@ impl Mlp {
             down_proj: down.padded(hidden, inner).map_err(fail)?.kept(scope)?,
             fused_row: false,
             inner,
+            activation,
             fuses: backend.compiles(),
             max_inner_bytes: backend.max_inner_bytes(),
         })
@@ -72,6 +75,9 @@ impl Mlp {
 
     /// Adds kernels for one row after a normalisation with `norm_eps`, where there are some.
     pub(crate) fn with_row(mut self, scope: &Scope<'_>, norm_eps: f32) -> Result<Self> {
+        if self.activation != Activation::Silu {
+            return Ok(self);
+        }
         self.gate_up = self.gate_up.with_row(scope, norm_eps, Epilogue::SwiGlu)?;
         let down = &scope.sub("down_proj");
         self.down_proj = self.down_proj.with_row(down, None, Epilogue::Add, 3)?;
@@ -88,7 +94,7 @@ impl Mlp {
         {
             return self.down_proj.forward_onto(&gated?, x);
         }
-        if let (true, Some(parts)) = (self.fits(x), self.gate_up.host()) {
+        if let (true, Some(parts)) = (self.fits(x), self.swiglu_host()) {
             let gated = host_linear(x, Some(norm.parts()), &parts, After::SwiGlu)?;
             return self.down_proj.forward_onto(&gated, x);
         }
@@ -99,6 +105,11 @@ impl Mlp {
     /// would be larger than [`Backend::max_inner_bytes`].
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
         self.forward_within(self.max_inner_bytes, x)
+    }
+
+    /// Returns `gate_proj` and `up_proj`, if they are computed outside of MLX, and the gate with them.
+    fn swiglu_host(&self) -> Option<Vec<HostLinear<'_>>> {
+        if self.activation == Activation::Silu { self.gate_up.host() } else { None }
     }
 
     /// Returns whether the inner activation for `x` may be had at once.
@@ -127,12 +138,16 @@ impl Mlp {
     }
 
     fn gated(&self, x: &Array) -> MlxResult<Array> {
-        if let Some(parts) = self.gate_up.host() {
+        if let Some(parts) = self.swiglu_host() {
             return self.down_proj.forward(&host_linear(x, None, &parts, After::SwiGlu)?);
         }
         let parts = self.gate_up.forward_parts(x)?;
         let [gate, up] = parts.as_slice() else { unreachable!("two parts were loaded") };
-        let gated = if self.fuses { fused_swiglu(gate, up)? } else { swiglu((gate, up))? };
+        let gated = match self.activation {
+            Activation::Silu if self.fuses => fused_swiglu(gate, up)?,
+            Activation::Silu => swiglu((gate, up))?,
+            Activation::GeluTanh => gelu_tanh(gate)?.multiply(up)?,
+        };
         self.down_proj.forward(&gated)
     }
 }
@@ -153,6 +168,7 @@ mod tests {
             },
             down_proj: linear(8, 64, 0.9),
             inner: 64,
+            activation: Activation::Silu,
             fuses: false,
             max_inner_bytes: usize::MAX,
             fused_row: false,

@@ -2,6 +2,7 @@
 
 use mlx_rs::{Array, error::Result as MlxResult, fast};
 
+use super::mlx_error;
 use crate::{Result, weights::Scope};
 
 /// Root mean square normalisation with a weight. Source: arXiv:1910.07467.
@@ -15,6 +16,14 @@ impl RmsNorm {
     /// Takes `weight` (`[dims]`).
     pub(crate) fn load(scope: &Scope<'_>, dims: i32, eps: f32) -> Result<Self> {
         Ok(Self { weight: scope.take("weight", &[dims])?, eps })
+    }
+
+    /// As [`load`](Self::load), for weights that are stored as their distance from 1.
+    pub(crate) fn load_add_one(scope: &Scope<'_>, dims: i32, eps: f32) -> Result<Self> {
+        let stored = scope.take_cast("weight", &[dims])?;
+        let one = Array::from_f32(1.0).as_dtype(stored.dtype());
+        let weight = one.and_then(|one| stored.add(one)).map_err(|e| mlx_error("norm", &e))?;
+        Ok(Self { weight: scope.keep(weight)?, eps })
     }
 
     pub(super) fn parts(&self) -> (&Array, f32) {
