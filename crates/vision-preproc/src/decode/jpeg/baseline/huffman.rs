@@ -4,8 +4,12 @@
 //! are short, code and value together, so a table that is indexed with the next [`LOOKUP_BITS`] bits can hold what
 //! they come to: one coefficient or two, and the end of the block behind them. What does not fit goes through
 //! [`Codes`], one symbol at a time.
+//!
+//! Where an image is decoded at a reduced size, most coefficients of a block are not wanted. Of these only the lengths
+//! count, so that one lookup passes over all codes that it knows, and values need not fit into it.
 
 use super::Irregular;
+use super::entry::{Entry, MAX_BITS, MAX_STEPS, SLOW, extend};
 
 /// Index bits of the tables.
 pub(super) const LOOKUP_BITS: u32 = 12;
@@ -17,14 +21,6 @@ const MAX_LOOKUP_SIZE: u32 = 7;
 const MAX_DC_SIZE: u32 = 11;
 /// Larger sizes of a coefficient do not occur in 8-bit images (T.81, table F.2).
 const MAX_AC_SIZE: u32 = 10;
-
-/// What the end of a block adds to the place of the last coefficient.
-///
-/// Places up to 63, and places up to 62 behind the end of a block, do not have the bit [`SLOW`].
-pub(super) const END_OF_BLOCK: u32 = 129;
-
-/// The bit of a place that does not exist. An entry sets it for any place if it says nothing.
-pub(super) const SLOW: u32 = 64;
 
 /// `BITS` and `HUFFVAL` of a table as the file has it (T.81, B.2.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,104 +66,6 @@ impl Codes {
         let index = (code >> (15 - length)) as i32 + self.offsets[length];
         Ok((length as u32 + 1, self.symbols[(index & 0xff) as usize]))
     }
-
-    /// Calls `each` with length, first lookup and symbol of every code that fits into a lookup.
-    fn for_short(spec: &Spec, mut each: impl FnMut(u32, usize, u8)) {
-        let (mut at, mut index) = (0, 0);
-        for (length, &count) in (1..=LOOKUP_BITS).zip(&spec.counts) {
-            for _ in 0..count {
-                each(length, at, spec.symbols[index]);
-                at += LOOKUPS >> length;
-                index += 1;
-            }
-        }
-    }
-}
-
-/// The value that `size` bits on top of `bits` stand for (`EXTEND`, T.81, F.2.2.1).
-fn extend(bits: u64, size: u32) -> i32 {
-    // Twice, since a shift by 64 is none.
-    let value = (bits >> 1 >> (63 - size)) as i32;
-    // A first bit of 0 makes it negative.
-    let least = ((!bits >> 63) as i32).wrapping_neg() & ((1 << size) - 1);
-    value - least
-}
-
-/// What the next bits come to. From the low end: 8 bits how many bits it takes; three times 8 bits by how many places
-/// to go on from the last coefficient, to the first one, to the second one, and altogether; 16 bits each for the first
-/// and the second coefficient. If there is no second one, it is the first again. A DC difference is one coefficient.
-///
-/// An entry that must be decoded the long way leads to no place, and has length and symbol of its code instead of
-/// coefficients, or a length of 0 if the code is longer than a lookup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry(u64);
-
-impl Entry {
-    /// To be decoded the long way, code included.
-    const LONG: Self = Self::long(0, 0);
-
-    /// To be decoded the long way.
-    const fn long(length: u32, symbol: u8) -> Self {
-        Self(((SLOW + 1) as u64) << 24 | (length as u64) << 32 | (symbol as u64) << 40)
-    }
-
-    fn new(bits: u32, steps: [u32; 3], values: [i32; 2]) -> Self {
-        let steps = steps[0] | steps[1] << 8 | steps[2] << 16;
-        let values = u64::from(values[0] as u16) | u64::from(values[1] as u16) << 16;
-        Self(u64::from(bits) | u64::from(steps) << 8 | values << 32)
-    }
-
-    /// One coefficient.
-    pub(super) fn one(bits: u32, step: u32, value: i32) -> Self {
-        Self::new(bits, [step; 3], [value; 2])
-    }
-
-    /// The end of a block, which writes a zero to a place that does not exist.
-    pub(super) fn end(bits: u32) -> Self {
-        Self::new(bits, [SLOW + 1, SLOW + 1, END_OF_BLOCK], [0; 2])
-    }
-
-    fn is_long(self) -> bool {
-        self.all() == SLOW + 1
-    }
-
-    fn is_end(self) -> bool {
-        self.all() >= END_OF_BLOCK
-    }
-
-    /// The same, after its bits were taken.
-    pub(super) fn without_bits(self) -> Self {
-        Self(self.0 & !0xff)
-    }
-
-    /// How many bits it takes.
-    #[inline(always)]
-    pub(super) fn bits(self) -> u32 {
-        self.0 as u8 as u32
-    }
-
-    /// Places from the last coefficient to the first of this entry.
-    #[inline(always)]
-    pub(super) fn first(self) -> u32 {
-        (self.0 >> 8) as u8 as u32
-    }
-
-    /// Places from the last coefficient to the second of this entry.
-    #[inline(always)]
-    pub(super) fn second(self) -> u32 {
-        (self.0 >> 16) as u8 as u32
-    }
-
-    /// Places from the last coefficient to where the next entry starts.
-    #[inline(always)]
-    pub(super) fn all(self) -> u32 {
-        (self.0 >> 24) as u8 as u32
-    }
-
-    #[inline(always)]
-    pub(super) fn values(self) -> [i16; 2] {
-        [(self.0 >> 32) as i16, (self.0 >> 48) as i16]
-    }
 }
 
 /// The tables of a scan, and those of the scans before it, which are probably the same ones.
@@ -183,15 +81,20 @@ pub(super) enum Class {
     Dc,
     /// Runs and sizes of AC coefficients.
     Ac,
+    /// The same, of coefficients that are not wanted.
+    Unwanted,
 }
 
-/// Twice as many tables as a scan of three components needs, rounded to a power of two.
-pub(super) const MAX_TABLES: usize = 8;
+/// Room for tables; a power of two makes an index one by a mask.
+pub(super) const MAX_TABLES: usize = 16;
+
+/// The most tables of one scan: one of each class for three components.
+const TABLES_OF_SCAN: usize = 9;
 
 impl Tables {
     /// Makes room for the tables of another file.
     pub(super) fn start(&mut self) {
-        if self.known.len() > 4 {
+        if self.known.len() > MAX_TABLES - TABLES_OF_SCAN {
             self.known.clear();
         }
     }
@@ -214,35 +117,76 @@ impl Tables {
         match class {
             Class::Dc => dc(spec, lookup)?,
             Class::Ac => ac(spec, lookup),
+            Class::Unwanted => unwanted(spec, lookup),
         }
         self.known.push((class, spec.clone(), codes));
         Ok(index)
     }
 
-    /// The single symbol that `bits` begin with, which led to `entry`; `table` is of `class`.
-    pub(super) fn symbol(
-        &self,
-        class: Class,
-        table: usize,
-        entry: Entry,
-        bits: u64,
-    ) -> Result<Entry, Irregular> {
-        let (length, symbol) = match (entry.0 >> 32) as u8 {
-            length @ 1.. if entry.is_long() => (length.into(), (entry.0 >> 40) as u8),
-            _ => self.known[table].2.symbol(bits)?,
-        };
-        let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
-        let value = extend(bits << length, size);
-        match class {
-            Class::Dc if size <= MAX_DC_SIZE => Ok(Entry::one(length + size, 1, value)),
-            Class::Ac if symbol == 0 => Ok(Entry::end(length)),
-            // Other runs without a value, but for `ZRL`, have no meaning in a sequential file.
-            Class::Ac if size <= MAX_AC_SIZE && (size > 0 || run == 15) => {
-                Ok(Entry::one(length + size, run + 1, value))
-            }
-            _ => Err(Irregular),
-        }
+    /// Length and symbol of the code that `bits` begin with.
+    pub(super) fn code(&self, table: usize, bits: u64) -> Result<(u32, u8), Irregular> {
+        self.known[table].2.symbol(bits)
     }
+}
+
+/// The difference of a DC coefficient that `bits` begin with; its code has `length` and `symbol`.
+pub(super) fn difference(length: u32, symbol: u8, bits: u64) -> Result<Entry, Irregular> {
+    let size = u32::from(symbol);
+    if size > MAX_DC_SIZE {
+        return Err(Irregular);
+    }
+    Ok(Entry::last_of_two(length + size, 0, extend(bits << length, size)))
+}
+
+/// The AC coefficient, or the end of the block, that `bits` begin with; its code has `length` and `symbol`.
+pub(super) fn coefficient(length: u32, symbol: u8, bits: u64) -> Result<Entry, Irregular> {
+    if symbol == 0 {
+        return Ok(Entry::end(length));
+    }
+    let [run, size] = run_and_size(symbol).ok_or(Irregular)?;
+    Ok(Entry::last_of_two(length + size, run, extend(bits << length, size)))
+}
+
+/// Of an AC coefficient. Other runs without a value, but for `ZRL`, have no meaning in a sequential file.
+fn run_and_size(symbol: u8) -> Option<[u32; 2]> {
+    let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
+    (size <= MAX_AC_SIZE && (size > 0 || run == 15)).then_some([run, size])
+}
+
+/// The codes that a lookup can begin with.
+struct ShortCodes(Box<[(u32, u8); LOOKUPS]>);
+
+impl ShortCodes {
+    fn new(spec: &Spec) -> Self {
+        let mut codes = Box::new([(0, 0); LOOKUPS]);
+        let (mut at, mut index) = (0, 0);
+        for (length, &count) in (1..=LOOKUP_BITS).zip(&spec.counts) {
+            for _ in 0..count {
+                codes[at..at + (LOOKUPS >> length)].fill((length, spec.symbols[index]));
+                at += LOOKUPS >> length;
+                index += 1;
+            }
+        }
+        Self(codes)
+    }
+
+    /// Length and symbol of the code behind the first `bits` bits of lookup `at`, if it does not depend on what follows.
+    fn behind(&self, at: usize, bits: u32) -> Option<(u32, u8)> {
+        let known = LOOKUP_BITS.checked_sub(bits)?;
+        let (length, symbol) = self.0[(at << bits) % LOOKUPS];
+        (1..=known).contains(&length).then_some((length, symbol))
+    }
+
+    /// What lookup `at` must be if it is decoded the long way.
+    fn long(&self, at: usize) -> Entry {
+        let (length, symbol) = self.0[at];
+        Entry::long(length, symbol)
+    }
+}
+
+/// The value of `size` bits behind the first `bits` bits of lookup `at`.
+fn value(at: usize, bits: u32, size: u32) -> i32 {
+    extend((at as u64) << (64 - LOOKUP_BITS) << bits, size)
 }
 
 fn dc(spec: &Spec, lookup: &mut [Entry]) -> Result<(), Irregular> {
@@ -250,64 +194,78 @@ fn dc(spec: &Spec, lookup: &mut [Entry]) -> Result<(), Irregular> {
     if spec.symbols[..symbols].iter().any(|&size| size > 15) {
         return Err(Irregular);
     }
-    lookup.fill(Entry::LONG);
-    Codes::for_short(spec, |length, at, size| {
-        let entries = &mut lookup[at..at + (LOOKUPS >> length)];
-        entries.fill(Entry::long(length, size));
-        let (size, total) = (u32::from(size), length + u32::from(size));
-        if total <= LOOKUP_BITS && size <= MAX_DC_SIZE {
-            fill_values(entries, size, total, 1);
-        }
-    });
+    let codes = ShortCodes::new(spec);
+    for (at, entry) in lookup.iter_mut().enumerate() {
+        let (length, symbol) = codes.0[at];
+        let size = u32::from(symbol);
+        let bits = length + size;
+        *entry = match length {
+            1.. if bits <= LOOKUP_BITS && size <= MAX_LOOKUP_SIZE => {
+                Entry::one(bits, 0, value(at, length, size))
+            }
+            1.. if bits <= MAX_BITS && size <= MAX_DC_SIZE => Entry::behind(bits, [0; 2], 0, size),
+            _ => codes.long(at),
+        };
+    }
     Ok(())
 }
 
 fn ac(spec: &Spec, lookup: &mut [Entry]) {
-    let mut single = Box::new([Entry::LONG; LOOKUPS]);
-    Codes::for_short(spec, |length, at, symbol| {
-        let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
-        let total = length + size;
-        let entries = &mut single[at..at + (LOOKUPS >> length)];
-        match (run, size) {
-            (0, 0) => entries.fill(Entry::end(total)),
-            (1..15, 0) => entries.fill(Entry::long(length, symbol)),
-            _ if total > LOOKUP_BITS || size > MAX_LOOKUP_SIZE => {
-                entries.fill(Entry::long(length, symbol));
-            }
-            _ => fill_values(entries, size, total, run + 1),
-        }
-    });
+    let codes = ShortCodes::new(spec);
     for (at, entry) in lookup.iter_mut().enumerate() {
-        *entry = single[at];
-        if entry.is_long() || entry.is_end() {
-            continue;
-        }
-        // Entries with fewer bits than are left do not depend on the zeros that are shifted in.
-        let next = |bits: u32| {
-            let next = single[(at << bits) % LOOKUPS];
-            (!next.is_long() && bits + next.bits() <= LOOKUP_BITS).then_some(next)
-        };
-        let (first, value) = (entry.first(), i32::from(entry.values()[0]));
-        let Some(second) = next(entry.bits()) else { continue };
-        let bits = entry.bits() + second.bits();
-        if second.is_end() {
-            *entry = Entry::new(bits, [first, first, first + END_OF_BLOCK], [value; 2]);
-            continue;
-        }
-        let both = first + second.first();
-        let values = [value, i32::from(second.values()[0])];
-        *entry = Entry::new(bits, [first, both, both], values);
-        if let Some(third) = next(bits).filter(|third| third.is_end()) {
-            let steps = [first, both, both + END_OF_BLOCK];
-            *entry = Entry::new(bits + third.bits(), steps, values);
-        }
+        *entry = one_or_two(&codes, at).unwrap_or_else(|| codes.long(at));
     }
 }
 
-/// Fills the entries of a code, one value of `size` bits after the other; `total` bits with the code.
-fn fill_values(entries: &mut [Entry], size: u32, total: u32, step: u32) {
-    for (value, entries) in entries.chunks_exact_mut(LOOKUPS >> total).enumerate() {
-        let bits = (value as u64) << 1 << (63 - size);
-        entries.fill(Entry::one(total, step, extend(bits, size)));
+/// The coefficients that lookup `at` says at least something of.
+fn one_or_two(codes: &ShortCodes, at: usize) -> Option<Entry> {
+    let (length, symbol) = codes.behind(at, 0)?;
+    if symbol == 0 {
+        return Some(Entry::end(length));
+    }
+    let [run, size] = run_and_size(symbol).filter(|[_, size]| *size <= MAX_LOOKUP_SIZE)?;
+    let bits = length + size;
+    if bits > LOOKUP_BITS {
+        return (bits <= MAX_BITS).then(|| Entry::behind(bits, [SLOW, run], 0, size));
+    }
+    let first = value(at, length, size);
+    let one = Entry::one(bits, run, first);
+    let Some((length, symbol)) = codes.behind(at, bits) else { return Some(one) };
+    if symbol == 0 {
+        return Some(Entry::one(bits + length, run, first).last());
+    }
+    let second = run_and_size(symbol).filter(|[_, size]| *size <= MAX_LOOKUP_SIZE);
+    let Some([next, size]) = second else { return Some(one) };
+    let places = [run, run + 1 + next];
+    let (behind, bits) = (bits + length, bits + length + size);
+    if bits > LOOKUP_BITS {
+        return Some(if bits <= MAX_BITS { Entry::behind(bits, places, first, size) } else { one });
+    }
+    let two = |bits| Entry::new(bits, places, [first, value(at, behind, size)]);
+    Some(match codes.behind(at, bits) {
+        Some((length, 0)) => two(bits + length).last(),
+        _ => two(bits),
+    })
+}
+
+/// As many codes as a lookup knows.
+fn unwanted(spec: &Spec, lookup: &mut [Entry]) {
+    let codes = ShortCodes::new(spec);
+    for (at, entry) in lookup.iter_mut().enumerate() {
+        *entry = codes.long(at);
+        let (mut bits, mut steps) = (0, 0);
+        while let Some((length, symbol)) = codes.behind(at, bits) {
+            if symbol == 0 {
+                *entry = Entry::pass(bits + length, steps).last();
+                break;
+            }
+            let Some([run, size]) = run_and_size(symbol) else { break };
+            bits += length + size;
+            steps += run + 1;
+            if bits > MAX_BITS || steps > MAX_STEPS {
+                break;
+            }
+            *entry = Entry::pass(bits, steps);
+        }
     }
 }

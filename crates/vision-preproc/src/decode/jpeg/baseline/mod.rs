@@ -11,22 +11,26 @@
 //! equal, so that those which were handed out already can be skipped.
 
 mod bits;
+mod entry;
 mod frame;
 mod huffman;
+mod memory;
 mod plane;
 mod scan;
+mod step;
 mod stream;
 
 use crate::Size;
 use crate::kernels::{Level, idct, upsample, ycc};
 use crate::mode::Reduction;
-#[cfg(test)]
+
 pub(super) use frame::ZIGZAG;
 use frame::{Frame, Sampling};
 use huffman::{Class, Tables};
+use memory::Block;
 use plane::Plane;
 use scan::Blocks;
-use stream::{Block, Scan};
+use stream::Scan;
 
 /// Blocks that are transformed at a time.
 const GROUP: usize = 96;
@@ -125,12 +129,20 @@ impl<'a> Decoder<'a> {
             let lookup = scratch.scan.memory_mut().lookup_mut();
             let dc = scratch.tables.index(Class::Dc, &component.dc, lookup)?;
             let ac = scratch.tables.index(Class::Ac, &component.ac, lookup)?;
+            let side = output.side(at);
+            // Up to the last place of the zigzag with a coefficient that is used.
+            let is_used = |&at: &u8| usize::from(at / 8).max(usize::from(at % 8)) < side;
+            let wanted = ZIGZAG.iter().rposition(is_used).map_or(0, |last| last + 1);
+            let unwanted = match side {
+                8 => ac,
+                _ => scratch.tables.index(Class::Unwanted, &component.ac, lookup)?,
+            };
             let (h, v) = if at == 0 { (h, v) } else { (1, 1) };
             let quant = component.quant;
-            let block = |n| Block { component: at, x: n % h, y: n / h, dc, ac, quant };
+            let block =
+                |n| Block { component: at, x: n % h, y: n / h, dc, ac, wanted, unwanted, quant };
             blocks.extend((0..h * v).map(block));
             // Two rows of MCUs: the last row of one is handed out with the first of the next.
-            let side = output.side(at);
             scratch.planes[at].resize(mcus_across * side * h, 2 * side * v);
         }
         for line in &mut scratch.chroma {
@@ -239,7 +251,8 @@ impl<'a> Decoder<'a> {
     /// Decodes at most `most` blocks of a row of MCUs from block `at` on into the planes; returns how many.
     fn decode_group(&mut self, at: usize, most: usize) -> Result<usize, Irregular> {
         let Scratch { tables, scan, jobs, planes, .. } = &mut *self.scratch;
-        let layout = Scan { tables, blocks: &self.blocks };
+        let is_reduced = self.output.sides[0] < 8;
+        let layout = Scan { tables, blocks: &self.blocks, is_reduced };
         let left = self.until_restart;
         let slots = scan.take(self.level, self.file, &layout, left, most, self.bytes_per_block)?;
         let count = slots.len();

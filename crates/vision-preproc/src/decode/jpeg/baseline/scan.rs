@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use super::Irregular;
 use super::bits::Segment;
-use super::stream::{Memory, Scan, Stream};
+use super::memory::Memory;
+use super::stream::{Scan, Stream};
 use crate::kernels::{BitWork, Level, with_bit_instructions, zeroed};
 
 /// How many blocks the second stream starts ahead, about.
@@ -175,6 +176,13 @@ impl BitWork for Round<'_> {
 
     #[inline(always)]
     fn run(self) -> Self::Output {
+        if self.scan.is_reduced { self.decode::<true>() } else { self.decode::<false>() }
+    }
+}
+
+impl Round<'_> {
+    #[inline(always)]
+    fn decode<const REDUCED: bool>(self) -> Option<(usize, usize)> {
         let Self { scan, bytes, memory, streams, is_double, end } = self;
         // The blocks that are to be compared next.
         let mut at = (streams[0].slots().start, streams[1].slots().start);
@@ -183,9 +191,9 @@ impl BitWork for Round<'_> {
             && streams[0].has_room(bytes)
         {
             if is_double && streams[1].has_room(bytes) {
-                Stream::batch_of_two(streams, memory, scan, bytes);
+                Stream::batch_of_two::<REDUCED>(streams, memory, scan, bytes);
             } else {
-                streams[0].batch(memory, scan, bytes);
+                streams[0].batch::<REDUCED>(memory, scan, bytes);
             }
             if is_double && join(streams, memory, scan.blocks.len(), &mut at) {
                 return Some(at);
