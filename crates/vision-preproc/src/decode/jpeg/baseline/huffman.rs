@@ -9,7 +9,7 @@
 //! count, so that one lookup passes over all codes that it knows, and values need not fit into it.
 
 use super::Irregular;
-use super::entry::{Entry, MAX_BITS, MAX_STEPS, SLOW, extend};
+use super::entry::{Entry, MAX_BITS, MAX_STEPS, extend};
 
 /// Index bits of the tables.
 pub(super) const LOOKUP_BITS: u32 = 12;
@@ -135,16 +135,16 @@ pub(super) fn difference(length: u32, symbol: u8, bits: u64) -> Result<Entry, Ir
     if size > MAX_DC_SIZE {
         return Err(Irregular);
     }
-    Ok(Entry::last_of_two(length + size, 0, extend(bits << length, size)))
+    Ok(Entry::one(bits, length + size, 0, extend(bits << length, size)))
 }
 
 /// The AC coefficient, or the end of the block, that `bits` begin with; its code has `length` and `symbol`.
 pub(super) fn coefficient(length: u32, symbol: u8, bits: u64) -> Result<Entry, Irregular> {
     if symbol == 0 {
-        return Ok(Entry::end(length));
+        return Ok(Entry::end(bits, length));
     }
     let [run, size] = run_and_size(symbol).ok_or(Irregular)?;
-    Ok(Entry::last_of_two(length + size, run, extend(bits << length, size)))
+    Ok(Entry::one(bits, length + size, run, extend(bits << length, size)))
 }
 
 /// Of an AC coefficient. Other runs without a value, but for `ZRL`, have no meaning in a sequential file.
@@ -184,9 +184,15 @@ impl ShortCodes {
     }
 }
 
-/// The value of `size` bits behind the first `bits` bits of lookup `at`.
-fn value(at: usize, bits: u32, size: u32) -> i32 {
-    extend((at as u64) << (64 - LOOKUP_BITS) << bits, size)
+/// The lookup at the top of 64 bits.
+fn bits_of(at: usize) -> u64 {
+    (at as u64) << (64 - LOOKUP_BITS)
+}
+
+/// Whether values of `size` bits behind the first `bits` bits can be in the tables: if their first bit is not, neither is
+/// the sign.
+fn is_value_known(bits: u32, size: u32) -> bool {
+    bits + size <= MAX_BITS && (bits < LOOKUP_BITS || size == 0)
 }
 
 fn dc(spec: &Spec, lookup: &mut [Entry]) -> Result<(), Irregular> {
@@ -197,15 +203,9 @@ fn dc(spec: &Spec, lookup: &mut [Entry]) -> Result<(), Irregular> {
     let codes = ShortCodes::new(spec);
     for (at, entry) in lookup.iter_mut().enumerate() {
         let (length, symbol) = codes.0[at];
-        let size = u32::from(symbol);
-        let bits = length + size;
-        *entry = match length {
-            1.. if bits <= LOOKUP_BITS && size <= MAX_LOOKUP_SIZE => {
-                Entry::one(bits, 0, value(at, length, size))
-            }
-            1.. if bits <= MAX_BITS && size <= MAX_DC_SIZE => Entry::behind(bits, [0; 2], 0, size),
-            _ => codes.long(at),
-        };
+        let known = length > 0 && is_value_known(length, symbol.into());
+        let known = if known { difference(length, symbol, bits_of(at)).ok() } else { None };
+        *entry = known.unwrap_or_else(|| codes.long(at));
     }
     Ok(())
 }
@@ -219,29 +219,28 @@ fn ac(spec: &Spec, lookup: &mut [Entry]) {
 
 /// The coefficients that lookup `at` says at least something of.
 fn one_or_two(codes: &ShortCodes, at: usize) -> Option<Entry> {
+    let lookup = bits_of(at);
+    // Run and size of the coefficient behind the first bits, if it can be in the tables.
+    let coefficient = |symbol, bits| {
+        let known = |[_, size]: &[u32; 2]| *size <= MAX_LOOKUP_SIZE && is_value_known(bits, *size);
+        run_and_size(symbol).filter(known)
+    };
     let (length, symbol) = codes.behind(at, 0)?;
     if symbol == 0 {
-        return Some(Entry::end(length));
+        return Some(Entry::end(lookup, length));
     }
-    let [run, size] = run_and_size(symbol).filter(|[_, size]| *size <= MAX_LOOKUP_SIZE)?;
-    let bits = length + size;
-    if bits > LOOKUP_BITS {
-        return (bits <= MAX_BITS).then(|| Entry::behind(bits, [SLOW, run], 0, size));
-    }
-    let first = value(at, length, size);
-    let one = Entry::one(bits, run, first);
-    let Some((length, symbol)) = codes.behind(at, bits) else { return Some(one) };
+    let [run, size] = coefficient(symbol, length)?;
+    let (bits, first) = (length + size, extend(lookup << length, size));
+    let one = |bits| Entry::one(lookup, bits, run, first);
+    let Some((length, symbol)) = codes.behind(at, bits) else { return Some(one(bits)) };
     if symbol == 0 {
-        return Some(Entry::one(bits + length, run, first).last());
+        return Some(one(bits + length).last());
     }
-    let second = run_and_size(symbol).filter(|[_, size]| *size <= MAX_LOOKUP_SIZE);
-    let Some([next, size]) = second else { return Some(one) };
-    let places = [run, run + 1 + next];
-    let (behind, bits) = (bits + length, bits + length + size);
-    if bits > LOOKUP_BITS {
-        return Some(if bits <= MAX_BITS { Entry::behind(bits, places, first, size) } else { one });
-    }
-    let two = |bits| Entry::new(bits, places, [first, value(at, behind, size)]);
+    let behind = bits + length;
+    let Some([next, size]) = coefficient(symbol, behind) else { return Some(one(bits)) };
+    let values = [first, extend(lookup << behind, size)];
+    let bits = behind + size;
+    let two = |bits| Entry::two(lookup, bits, [run, run + 1 + next], values);
     Some(match codes.behind(at, bits) {
         Some((length, 0)) => two(bits + length).last(),
         _ => two(bits),

@@ -102,8 +102,9 @@ impl State {
             self.restart(bytes);
             entry = slow(self.cursor(), entry, self.bits, stream, memory, scan);
             self.position = self.position.wrapping_add(entry.bits().into());
+            let before = self.bits;
             self.restart(bytes);
-            entry = entry.without_bits();
+            entry = entry.without_bits(before, self.bits);
         }
         self.take::<REDUCED>(entry, memory)
     }
@@ -111,7 +112,7 @@ impl State {
     /// Writes what `entry` says, and goes on behind it.
     #[inline(always)]
     fn take<const REDUCED: bool>(mut self, entry: Entry, memory: &mut Memory) -> Self {
-        let (cursor, values) = (self.cursor(), entry.values(self.bits));
+        let (cursor, values) = (self.cursor(), [entry.first_value(), entry.value(self.bits)]);
         self.bits <<= entry.bits() & 63;
         let slot = (cursor / SLOT) as usize % SLOTS;
         let first = memory.places[usize::from(cursor.wrapping_add(entry.first()) as u8)];
@@ -152,7 +153,7 @@ fn slow(
     match scan.symbol(cursor, entry, bits) {
         Ok(entry) if entry.is_end() => entry,
         Ok(entry) if place + entry.all() <= 64 => {
-            let value = i32::from(entry.value());
+            let value = i32::from(entry.value(bits));
             // DC is looked at when it is known.
             if value.abs() > ALWAYS_NARROW && place > 0 {
                 let to = PLACES[usize::from((place + entry.second()) as u8)];
@@ -163,7 +164,7 @@ fn slow(
         }
         _ => {
             stream.set_invalid(slot);
-            Entry::end(1)
+            Entry::end(bits, 1)
         }
     }
 }
