@@ -5,6 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::instructions;
+
 pub(crate) type Result<T = ()> = std::result::Result<T, String>;
 
 pub(crate) fn all() -> Result {
@@ -12,6 +14,7 @@ pub(crate) fn all() -> Result {
     run(&mut cargo("clippy --workspace --all-targets -- -D warnings"))?;
     test()?;
     run(cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
+    instructions::gate(false)?;
     dependencies()
 }
 
