@@ -62,6 +62,20 @@ enum Read {
     Many(RowCaches),
 }
 
+impl Row {
+    /// Takes the next token of the answer, of which `caches` returns what was read.
+    fn take(&mut self, token: u32, caches: &dyn Fn() -> MlxResult<Vec<KvCache>>) {
+        self.lookup.iter_mut().for_each(|lookup| lookup.push(token));
+        match self.generation.take(token, caches) {
+            Ok(status) => self.done = status == Status::Done,
+            Err(error) => {
+                self.generation.report(error);
+                self.done = true;
+            }
+        }
+    }
+}
+
 impl Batch {
     /// Returns a batch of `model` without answers.
     pub(crate) fn new(model: Rc<dyn VisionLanguageModel>, backend: Backend) -> Self {
@@ -135,14 +149,7 @@ impl Batch {
         self.next = following;
         let read = &self.read;
         for (i, (row, token)) in self.rows.iter_mut().zip(tokens).enumerate() {
-            row.lookup.iter_mut().for_each(|lookup| lookup.push(token));
-            match row.generation.take(token, &|| read.row(i)) {
-                Ok(status) => row.done = status == Status::Done,
-                Err(error) => {
-                    row.generation.report(error);
-                    row.done = true;
-                }
-            }
+            row.take(token, &|| read.row(i));
         }
         Ok(())
     }

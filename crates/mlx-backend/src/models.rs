@@ -15,6 +15,7 @@ pub(crate) use self::decoder::{Axes, RopeSpec};
 
 use std::{fmt, ops::Range, path::Path};
 
+use self::decoder::Decoder;
 use mlx_rs::{
     Array,
     error::{Exception, Result as MlxResult},
@@ -42,8 +43,12 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     }
     /// Returns the most tokens of prompt and answer together.
     fn context_tokens(&self) -> usize;
+    /// Returns what reads tokens.
+    fn decoder(&self) -> &Decoder;
     /// Returns the number of layers that have keys and values.
-    fn layers(&self) -> usize;
+    fn layers(&self) -> usize {
+        self.decoder().layers()
+    }
     /// Patches `[P, patch_values]` of one image to features `[P / merge², E]`.
     fn encode(&self, _patches: &Array, _grid: Grid) -> MlxResult<Array> {
         Err(no_tower())
@@ -53,13 +58,17 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
         Ok(Positions::of_text(ids.len()))
     }
     /// Token ids `[B, L]` to embeddings `[B, L, E]`.
-    fn embed(&self, ids: &Array) -> MlxResult<Array>;
+    fn embed(&self, ids: &Array) -> MlxResult<Array> {
+        self.decoder().embed(ids)
+    }
     /// Puts the features of each image at its image tokens.
     fn merge(&self, _embeddings: &Array, _ids: &[u32], _features: &[Array]) -> MlxResult<Array> {
         Err(no_tower())
     }
     /// Returns the rotation of the tokens of a prompt in `range`.
-    fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation>;
+    fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation> {
+        self.decoder().rotation(positions, range)
+    }
     /// Embeddings `[B, L, E]` to hidden states `[B, L, E]`, adding the tokens to the caches. With
     /// [`Rotation::Rows`], `[1, B, E]` are a token of each of `B` sequences: side by side, since a
     /// product of many rows is one only then.
@@ -68,9 +77,13 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
         x: Array,
         rotation: &Rotation,
         caches: &mut dyn LayerCaches,
-    ) -> MlxResult<Array>;
+    ) -> MlxResult<Array> {
+        self.decoder().forward(x, rotation, caches)
+    }
     /// Hidden states `[.., E]` to logits `[.., V]`.
-    fn logits(&self, hidden: &Array) -> MlxResult<Array>;
+    fn logits(&self, hidden: &Array) -> MlxResult<Array> {
+        self.decoder().logits(hidden)
+    }
 }
 
 fn no_tower() -> Exception {

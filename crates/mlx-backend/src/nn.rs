@@ -49,13 +49,8 @@ mod tests {
         weight::{Packed, Weight},
         *,
     };
+    pub(super) use crate::noise::wave;
     use crate::{ffi::quantize, quantize::Quantize};
-
-    pub(super) fn wave(shape: &[i32], step: f32) -> Array {
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
-        Array::from_slice(&values, shape)
-    }
 
     pub(super) fn linear(output: i32, input: i32, step: f32) -> Linear {
         let weight = Weight::dense(wave(&[output, input], step)).unwrap();

@@ -1,4 +1,4 @@
-//! Numbers for tests of kernels, the same ones in every run.
+//! Numbers for tests, the same ones in every run.
 
 use mlx_rs::{Array, Dtype};
 
@@ -18,6 +18,12 @@ pub(crate) fn noise_bf16(shape: &[i32], seed: u32) -> Array {
     let count: i32 = shape.iter().product();
     let values = noise(count.unsigned_abs() as usize, seed);
     Array::from_slice(&values, shape).as_dtype(Dtype::Bfloat16).unwrap()
+}
+
+/// Returns an array of f32 that goes up and down by `step` from value to value.
+pub(crate) fn wave(shape: &[i32], step: f32) -> Array {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
+    Array::from_slice(&values, shape)
 }
 
 /// Returns `x` in f32.

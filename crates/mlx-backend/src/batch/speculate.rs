@@ -2,10 +2,8 @@
 
 use mlx_rs::{Array, error::Exception, ops::indexing::TryIndexOp};
 
-use super::{Batch, Read, Row, tokens};
-use crate::{
-    Result, generate::Status, kv_cache::KvCache, nn::mlx_error, rope::Rotation, sampler::likeliest,
-};
+use super::{Batch, Read, tokens};
+use crate::{Result, kv_cache::KvCache, nn::mlx_error, rope::Rotation, sampler::likeliest};
 
 impl Batch {
     /// Makes as many tokens as a guess is right about, and one; returns whether there was a guess.
@@ -53,19 +51,11 @@ impl Batch {
         row.generation.report_guess(guess.len(), right);
         self.next = found.get(right).map(|&next| Array::from_slice(&[next], &[1]));
         let read = &self.read;
-        let Row { generation, lookup, done, .. } = row;
         for &token in &said[..=right] {
-            match generation.take(token, &|| read.row(0)) {
-                Ok(status) => *done = status == Status::Done,
-                Err(error) => {
-                    generation.report(error);
-                    *done = true;
-                }
-            }
-            if *done {
+            row.take(token, &|| read.row(0));
+            if row.done {
                 break;
             }
-            lookup.iter_mut().for_each(|lookup| lookup.push(token));
         }
         Ok(true)
     }

@@ -9,7 +9,10 @@ use mlx_rs::{
     ops,
 };
 
-use super::{Attention, PlainCache, STEP_TOKENS, no_layer, plain::grown};
+use super::{
+    Attention, PlainCache, no_layer,
+    plain::{grown, whole_steps},
+};
 use crate::{
     ffi::{dequantize, quantize, quantized_product, slice, slice_update},
     nn::{attention, settle},
@@ -132,8 +135,7 @@ impl Parts {
 
     /// Returns buffers with room for `tokens`, which begin with the first `used`.
     fn grown(&self, used: i32, tokens: i32) -> MlxResult<Self> {
-        let capacity = (tokens + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS;
-        self.map(|x| grown(Some(x), x, used, capacity))
+        self.map(|x| grown(Some(x), x, used, whole_steps(tokens)))
     }
 
     /// Puts `new` into the places of `range`.
@@ -220,12 +222,7 @@ mod tests {
     use mlx_rs::ops::indexing::TryIndexOp;
 
     use super::*;
-
-    fn wave(shape: &[i32], step: f32) -> Array {
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
-        Array::from_slice(&values, shape)
-    }
+    use crate::noise::wave;
 
     const HOW: Attention = Attention { scale: 0.125, fused: false };
 

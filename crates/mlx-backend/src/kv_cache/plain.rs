@@ -18,10 +18,13 @@ use crate::{
 /// Tokens by which the buffers grow; growing copies, so it must be rare.
 pub(crate) const STEP_TOKENS: i32 = 256;
 
-/// Keys and values of one sequence in one layer: `[1, K, S, D]`, grown in steps.
+/// Keys and values, `[1, K, S, D]` each, once there are some.
+pub(super) type Buffers = Option<(Array, Array)>;
+
+/// Keys and values of one sequence in one layer, grown in steps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PlainCache {
-    buffers: Option<(Array, Array)>,
+    buffers: Buffers,
     offset: i32,
     /// What [`Attend`] knows of this sequence, and the distance of positions from places in it.
     row_state: Option<(Array, i32)>,
@@ -44,7 +47,7 @@ impl PlainCache {
     }
 
     /// Returns keys and values, with room for more behind them.
-    pub(super) fn into_buffers(self) -> Option<(Array, Array)> {
+    pub(super) fn into_buffers(self) -> Buffers {
         self.buffers
     }
 
@@ -106,14 +109,12 @@ impl PlainCache {
 
     /// Returns the keys, or the values, of the tokens of `range`, a view.
     pub(super) fn part(&self, values: bool, range: Range<i32>) -> MlxResult<Option<Array>> {
-        let Some((keys, of_values)) = &self.buffers else { return Ok(None) };
-        let buffer = if values { of_values } else { keys };
-        buffer.try_index((.., .., range, ..)).map(Some)
+        part_of(&self.buffers, values, range)
     }
 
     /// Iterates over the buffers, to evaluate them.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.buffers.iter().flat_map(|(k, v)| [k, v])
+        arrays_of(&self.buffers)
     }
 }
 
@@ -122,7 +123,28 @@ impl PlainCache {
 /// Not a multiple of 256: of such buffers MLX takes cuDNN for single queries on CUDA, which at 2900
 /// tokens takes 114 us a layer where its own kernel takes 43.
 pub(super) fn capacity(tokens: i32) -> i32 {
-    (tokens + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS + 1
+    whole_steps(tokens) + 1
+}
+
+/// Returns the tokens of as many steps as hold `tokens`.
+pub(super) fn whole_steps(tokens: i32) -> i32 {
+    (tokens + STEP_TOKENS - 1) / STEP_TOKENS * STEP_TOKENS
+}
+
+/// Returns the keys, or the values, in places `range` of `buffers`, a view.
+pub(super) fn part_of(
+    buffers: &Buffers,
+    values: bool,
+    range: Range<i32>,
+) -> MlxResult<Option<Array>> {
+    let Some((keys, of_values)) = buffers else { return Ok(None) };
+    let buffer = if values { of_values } else { keys };
+    buffer.try_index((.., .., range, ..)).map(Some)
+}
+
+/// Iterates over both.
+pub(super) fn arrays_of(buffers: &Buffers) -> impl Iterator<Item = &Array> {
+    buffers.iter().flat_map(|(k, v)| [k, v])
 }
 
 /// Returns a buffer of `capacity` tokens, shaped like `like`, that begins with `used` of `old`.

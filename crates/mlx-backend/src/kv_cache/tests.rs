@@ -1,11 +1,7 @@
 //! What is kept of caches and comes back.
 
 use super::*;
-
-fn wave(shape: &[i32], step: f32) -> Array {
-    let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
-    Array::from_slice(&values, shape)
-}
+use crate::noise::wave;
 
 const HOW: Attention = Attention { scale: 0.3, fused: false };
 

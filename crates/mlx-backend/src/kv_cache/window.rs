@@ -18,7 +18,10 @@ use mlx_rs::{
     ops::{self, indexing::TryIndexOp},
 };
 
-use super::{Attention, KvWindow, STEP_TOKENS, plain::grown};
+use super::{
+    Attention, KvWindow, STEP_TOKENS,
+    plain::{Buffers, arrays_of, grown, part_of},
+};
 use crate::{
     ffi::slice_update,
     nn::{MAX_SCORE_BYTES, attention, settle},
@@ -28,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct WindowCache {
     /// `[1, K, S, D]`, where `S` is at most `most`.
-    buffers: Option<(Array, Array)>,
+    buffers: Buffers,
     /// Tokens read.
     offset: i32,
     /// Where the next token goes once the buffers are full.
@@ -94,14 +97,12 @@ impl WindowCache {
 
     /// Returns the keys, or the values, of the tokens of `range`, if [all are held](Self::holds_all).
     pub(super) fn part(&self, values: bool, range: Range<i32>) -> MlxResult<Option<Array>> {
-        let Some((keys, of_values)) = &self.buffers else { return Ok(None) };
-        let buffer = if values { of_values } else { keys };
-        buffer.try_index((.., .., range, ..)).map(Some)
+        part_of(&self.buffers, values, range)
     }
 
     /// Iterates over the buffers.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.buffers.iter().flat_map(|(k, v)| [k, v])
+        arrays_of(&self.buffers)
     }
 
     /// Puts one token into its place and returns all that are held, in any order.
@@ -155,10 +156,7 @@ impl WindowCache {
         }
         let part = |from: i32, to: i32| buffer.try_index((.., .., from..to, ..));
         let last = part(held - (tokens - self.keep), held)?;
-        let parts = [part(0, self.keep)?, last];
-        // Without this the buffer that they are of would stay.
-        let joined = ops::concatenate(&parts, 2)?;
-        Ok(joined)
+        ops::concatenate(&[part(0, self.keep)?, last], 2)
     }
 
     /// Attention of the last `L` of `S` tokens in order, where each sees the first that stay and the
@@ -200,12 +198,7 @@ impl WindowCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wave(shape: &[i32], step: f32) -> Array {
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
-        Array::from_slice(&values, shape)
-    }
+    use crate::noise::wave;
 
     const HOW: Attention = Attention { scale: 0.3, fused: false };
 

@@ -18,8 +18,6 @@ pub(super) fn spec(config: &TextConfig) -> Result<Spec, String> {
 
 /// As [`spec`], with what a configuration leaves out.
 pub(super) fn spec_with(config: &TextConfig, defaults: Defaults) -> Result<Spec, String> {
-    if config.use_sliding_window == Some(true) {
-        return Err("expected `use_sliding_window` false, found true".to_owned());
-    }
+    config.has_no_window()?;
     Ok(Spec { attention_bias: true, ..config.spec(defaults)? })
 }

@@ -15,14 +15,7 @@ use super::{
     qwen2, qwen2_5_vision,
     text_config::{Defaults, TextConfig},
 };
-use crate::{
-    Error, Result,
-    device::Backend,
-    guard::Footprint,
-    kv_cache::LayerCaches,
-    rope::{Positions, Rotation},
-    weights::Weights,
-};
+use crate::{Error, Result, device::Backend, guard::Footprint, rope::Positions, weights::Weights};
 
 /// Upstream's: the 3B checkpoint says nothing of a head and has none of its own.
 const DEFAULTS: Defaults =
@@ -129,8 +122,8 @@ impl VisionLanguageModel for Model {
         self.context_tokens
     }
 
-    fn layers(&self) -> usize {
-        self.language_model.layers()
+    fn decoder(&self) -> &Decoder {
+        &self.language_model
     }
 
     fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array> {
@@ -139,31 +132,6 @@ impl VisionLanguageModel for Model {
 
     fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions> {
         positions(ids, grids, &self.media)
-    }
-
-    fn embed(&self, ids: &Array) -> MlxResult<Array> {
-        self.language_model.embed(ids)
-    }
-
-    fn prompt_rotation(
-        &self,
-        positions: &Positions,
-        range: std::ops::Range<usize>,
-    ) -> MlxResult<Rotation> {
-        self.language_model.rotation(positions, range)
-    }
-
-    fn forward(
-        &self,
-        embeddings: Array,
-        rotation: &Rotation,
-        caches: &mut dyn LayerCaches,
-    ) -> MlxResult<Array> {
-        self.language_model.forward(embeddings, rotation, caches)
-    }
-
-    fn logits(&self, hidden: &Array) -> MlxResult<Array> {
-        self.language_model.logits(hidden)
     }
 
     fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array> {

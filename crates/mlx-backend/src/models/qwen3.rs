@@ -6,7 +6,7 @@
 
 use super::{
     decoder::Spec,
-    text_config::{Defaults, TextConfig},
+    text_config::{Defaults, TextConfig, need},
 };
 use crate::nn::Experts;
 
@@ -15,9 +15,7 @@ const DEFAULTS: Defaults =
 
 /// Returns the dense decoder of a configuration.
 pub(super) fn spec(config: &TextConfig) -> Result<Spec, String> {
-    if config.use_sliding_window == Some(true) {
-        return Err("expected `use_sliding_window` false, found true".to_owned());
-    }
+    config.has_no_window()?;
     let bias = config.attention_bias.unwrap_or(false);
     let plain = config.spec(DEFAULTS)?;
     Ok(Spec { head_norms: true, attention_bias: bias, output_bias: bias, ..plain })
@@ -25,9 +23,6 @@ pub(super) fn spec(config: &TextConfig) -> Result<Spec, String> {
 
 /// Returns the decoder with experts of a configuration.
 pub(super) fn spec_of_experts(config: &TextConfig) -> Result<Spec, String> {
-    let need = |value: Option<i32>, name: &str| {
-        value.ok_or_else(|| format!("expected `{name}`, found none"))
-    };
     let experts = Experts {
         count: need(config.num_experts, "num_experts")?,
         per_token: need(config.num_experts_per_tok, "num_experts_per_tok")?,

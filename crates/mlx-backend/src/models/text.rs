@@ -1,8 +1,7 @@
 //! A model that reads text only: a decoder by itself.
 
-use std::{ops::Range, path::Path};
+use std::path::Path;
 
-use mlx_rs::{Array, error::Result as MlxResult};
 use serde_json::Value;
 
 use super::{
@@ -14,8 +13,6 @@ use crate::{
     Error, Result,
     device::Backend,
     guard::{Footprint, TowerFootprint},
-    kv_cache::LayerCaches,
-    rope::{Positions, Rotation},
     weights::Weights,
 };
 
@@ -69,28 +66,7 @@ impl VisionLanguageModel for Model {
         self.context_tokens
     }
 
-    fn layers(&self) -> usize {
-        self.decoder.layers()
-    }
-
-    fn embed(&self, ids: &Array) -> MlxResult<Array> {
-        self.decoder.embed(ids)
-    }
-
-    fn prompt_rotation(&self, positions: &Positions, range: Range<usize>) -> MlxResult<Rotation> {
-        self.decoder.rotation(positions, range)
-    }
-
-    fn forward(
-        &self,
-        embeddings: Array,
-        rotation: &Rotation,
-        caches: &mut dyn LayerCaches,
-    ) -> MlxResult<Array> {
-        self.decoder.forward(embeddings, rotation, caches)
-    }
-
-    fn logits(&self, hidden: &Array) -> MlxResult<Array> {
-        self.decoder.logits(hidden)
+    fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct TextConfig {
     hidden_activation: Option<String>,
     pub(crate) attention_bias: Option<bool>,
     pub(crate) mlp_bias: Option<bool>,
-    pub(crate) use_sliding_window: Option<bool>,
+    use_sliding_window: Option<bool>,
     pub(crate) num_experts: Option<i32>,
     pub(crate) num_experts_per_tok: Option<i32>,
     pub(crate) moe_intermediate_size: Option<i32>,
@@ -60,6 +60,14 @@ pub(crate) struct Defaults {
     pub(crate) tied: bool,
 }
 
+/// Returns the field `name`, which has no default.
+///
+/// # Errors
+/// A sentence that says that it is missing.
+pub(crate) fn need<T>(value: Option<T>, name: &str) -> Result<T, String> {
+    value.ok_or_else(|| format!("expected `{name}`, found none"))
+}
+
 impl TextConfig {
     /// Reads the decoder's fields of a whole `config.json`: newer ones nest them in `text_config`,
     /// and fields outside fill in.
@@ -81,9 +89,6 @@ impl TextConfig {
     /// # Errors
     /// A sentence with what is missing, or with both values that do not fit.
     pub(crate) fn spec(&self, defaults: Defaults) -> Result<Spec, String> {
-        fn need<T: Copy>(value: Option<T>, name: &str) -> Result<T, String> {
-            value.ok_or_else(|| format!("expected `{name}`, found none"))
-        }
         let hidden = need(self.hidden_size, "hidden_size")?;
         let heads = need(self.num_attention_heads, "num_attention_heads")?;
         let head_dim = match self.head_dim {
@@ -114,6 +119,17 @@ impl TextConfig {
             embedding_scale: None,
             tied: self.tie_word_embeddings.unwrap_or(defaults.tied),
         })
+    }
+
+    /// Refuses windows where a family has them as an option that published checkpoints do not use.
+    ///
+    /// # Errors
+    /// A sentence that says that there is one.
+    pub(crate) fn has_no_window(&self) -> Result<(), String> {
+        match self.use_sliding_window {
+            Some(true) => Err("expected `use_sliding_window` false, found true".to_owned()),
+            Some(false) | None => Ok(()),
+        }
     }
 
     fn activation(&self) -> Result<Activation, String> {
