@@ -94,7 +94,11 @@ impl TextConfig {
         let head_dim = match self.head_dim {
             Some(head_dim) => head_dim,
             None if heads > 0 && hidden % heads == 0 => hidden / heads,
-            None => return Err(format!("hidden_size {hidden} does not divide into {heads} heads")),
+            None => {
+                return Err(format!(
+                    "hidden_size {hidden} does not divide into {heads} even heads"
+                ));
+            }
         };
         let rope = self.rope(head_dim, defaults.rope_base)?;
         let layer = LayerSpec { rope, window: None, experts: None };
