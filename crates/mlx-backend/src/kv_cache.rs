@@ -33,10 +33,8 @@ pub(crate) trait LayerCaches: fmt::Debug {
         how: Attention,
     ) -> MlxResult<Array>;
 
-    /// Counts one token more in `layer`, at `position`, and returns where [`Attend`] is to write it;
-    /// none if it must be appended by [`attend`](Self::attend).
-    ///
-    /// [`Attend`]: crate::attend::Attend
+    /// Counts one token more in `layer`, at `position`, and returns where a kernel of our own is to write
+    /// it; none if it must be appended by [`attend`](Self::attend).
     fn next_place(&mut self, _layer: usize, _position: i32) -> MlxResult<Option<Place<'_>>> {
         Ok(None)
     }
@@ -58,6 +56,9 @@ pub(crate) struct Place<'a> {
     pub(crate) keys: &'a Array,
     /// `[1, K, capacity, D]`.
     pub(crate) values: &'a Array,
+    /// How many tokens stand before it.
+    pub(crate) tokens: i32,
+    /// What [`Attend`](crate::attend::Attend) knows of the sequence.
     pub(crate) state: &'a Array,
 }
 

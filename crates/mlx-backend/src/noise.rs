@@ -15,9 +15,13 @@ pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
 
 /// Returns such an array of bf16.
 pub(crate) fn noise_bf16(shape: &[i32], seed: u32) -> Array {
+    noise_f32(shape, seed).as_dtype(Dtype::Bfloat16).unwrap()
+}
+
+/// Returns such an array of f32.
+pub(crate) fn noise_f32(shape: &[i32], seed: u32) -> Array {
     let count: i32 = shape.iter().product();
-    let values = noise(count.unsigned_abs() as usize, seed);
-    Array::from_slice(&values, shape).as_dtype(Dtype::Bfloat16).unwrap()
+    Array::from_slice(&noise(count.unsigned_abs() as usize, seed), shape)
 }
 
 /// Returns an array of f32 that goes up and down by `step` from value to value.

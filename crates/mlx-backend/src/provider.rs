@@ -268,24 +268,32 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         let checkpoint = Checkpoint::open(path)?;
         let architecture = models::architecture(checkpoint.model_type())?;
         // The small files first: their errors should not wait for gigabytes.
-        let tokenizer = Arc::new(Tokenizer::load(path)?);
         let template = ChatTemplate::load(path)?;
         let processor = match architecture.reads_images() {
             true => image_processor(&checkpoint)?,
             // Some text checkpoints carry the file of the family.
             false => None,
         };
-        let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;
         // Before the weights are read: files that change meanwhile are not what this names.
         let identity = model_identity(&checkpoint, &format!("{how} {:?}", guard.setting.backend))?;
-        let loaded = engine::load(LoadSpec {
+        let spec = LoadSpec {
             quantize: options.quantize,
             dtype: options.compute_type.dtype(),
             progress: options.load_progress.clone(),
             ..LoadSpec::new(&checkpoint, architecture)
-        })?;
+        };
+        // A vocabulary of 150 000 tokens takes half a second, in which most of the weights are read.
+        let (tokenizer, loaded) = thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(path));
+            let loaded = engine::load(spec);
+            (tokenizer.join(), loaded)
+        });
+        let panicked = |_| Error::Dead("reading the tokenizer ended early".to_owned());
+        let tokenizer = Arc::new(tokenizer.map_err(panicked)??);
+        let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
+        let loaded = loaded?;
         let model = SharedModel {
             identity,
             processor_identity: processor_identity(&checkpoint),

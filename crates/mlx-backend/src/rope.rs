@@ -89,6 +89,11 @@ impl Rope {
         Self { dims, base, frequencies, periods, axis_of, compiles }
     }
 
+    /// Returns the angles by which pairs of values turn from one position to the next.
+    pub(crate) fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
     /// Returns the rotation of the tokens in `range` of a prompt.
     pub(crate) fn prompt(
         &self,

@@ -102,7 +102,7 @@ pub(crate) fn host_linear(
 }
 
 /// Root mean square normalisation of rows. Source: arXiv:1910.07467.
-fn normalised(x: &[f32], weights: &[f32], eps: f32) -> Vec<f32> {
+pub(super) fn normalised(x: &[f32], weights: &[f32], eps: f32) -> Vec<f32> {
     let mut all = Vec::with_capacity(x.len());
     for row in x.chunks_exact(weights.len().max(1)) {
         let mean = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32;
@@ -249,7 +249,7 @@ fn bytes(array: &Array) -> MlxResult<&[u8]> {
     }
 }
 
-fn f32s(array: &Array) -> MlxResult<&[f32]> {
+pub(super) fn f32s(array: &Array) -> MlxResult<&[f32]> {
     match floats(array)? {
         Floats::F32(values) => Ok(values),
         _ => Err(Exception::custom(format!("expected f32, found {:?}", array.dtype()))),

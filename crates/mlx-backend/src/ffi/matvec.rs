@@ -107,13 +107,19 @@ fn packed_rows(
 ) {
     let rows = x.len() / inputs;
     let mut y = y.chunks_exact_mut(rows);
+    // Of several rows each weight is unpacked once.
+    let mut unpacked = vec![0.0; if rows > 1 { inputs } else { 0 }];
     packed.each_row(
         first,
         inputs,
         || y.next(),
-        |row, y| {
-            for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-                *y = level.dot_packed(row, x);
+        |row, y| match y {
+            [y] => *y = level.dot_packed(row, x),
+            _ => {
+                level.unpack(row, &mut unpacked);
+                for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
+                    *y = level.dot(Floats::F32(&unpacked), x);
+                }
             }
         },
     );

@@ -89,8 +89,8 @@ impl PlainCache {
         Ok((seen_keys, seen_values))
     }
 
-    /// Counts one token more, at `position`, which [`Attend`] is to write into its place; none before
-    /// there are others.
+    /// Counts one token more, at `position`, which a kernel of our own is to write into its place; none
+    /// before there are others.
     pub(super) fn next_place(&mut self, position: i32) -> MlxResult<Option<Place<'_>>> {
         let (start, delta) = (self.offset, position - self.offset);
         let Some((keys, values)) = &mut self.buffers else { return Ok(None) };
@@ -104,7 +104,7 @@ impl PlainCache {
         }
         self.offset += 1;
         let state = self.row_state.as_ref().map(|(state, _)| state);
-        Ok(state.map(|state| Place { keys, values, state }))
+        Ok(state.map(|state| Place { keys, values, tokens: start, state }))
     }
 
     /// Returns the keys, or the values, of the tokens of `range`, a view.

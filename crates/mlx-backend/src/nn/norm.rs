@@ -26,7 +26,7 @@ impl RmsNorm {
         Ok(Self { weight: scope.keep(weight)?, eps })
     }
 
-    pub(super) fn parts(&self) -> (&Array, f32) {
+    pub(crate) fn parts(&self) -> (&Array, f32) {
         (&self.weight, self.eps)
     }
 

@@ -2,7 +2,12 @@
 
 use std::sync::OnceLock;
 
-use super::{Row, codes::Floats, scalar};
+use super::{
+    super::attend::{self, Part},
+    Row,
+    codes::Floats,
+    scalar,
+};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -65,6 +70,19 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { avx512::dot_packed(row, x) },
+        }
+    }
+
+    /// As [`Part::run`].
+    pub(in crate::ffi) fn attend(self, part: &Part<'_>, out: &mut [f32]) {
+        match self.0 {
+            Kind::Scalar => part.run(out),
+            // SAFETY: the processor has the instructions: `all` asked.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { attend::avx2(part, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => unsafe { attend::avx512(part, out) },
         }
     }
 

@@ -65,6 +65,13 @@ fn packed_products_are_those_of_what_mlx_unpacks() {
                     product(level, Matrix::Packed(packed), &x, inputs, &mut y);
                     let what = format!("{how} {outputs}x{inputs}x{rows} {stored:?} {level:?}");
                     check(&y, unpacked, &x, inputs, &what);
+                    // A token says the same alone and beside others.
+                    for (m, x) in x.chunks_exact(inputs).enumerate() {
+                        let mut alone = vec![f32::NAN; outputs];
+                        product(level, Matrix::Packed(packed), x, inputs, &mut alone);
+                        let beside: Vec<f32> = y.iter().skip(m).step_by(rows).copied().collect();
+                        assert_eq!(alone, beside, "{what}, row {m}");
+                    }
                 }
             }
         }

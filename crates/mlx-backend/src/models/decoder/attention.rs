@@ -7,7 +7,7 @@ use crate::{
     Result,
     attend::Attend,
     device::Backend,
-    ffi::slice,
+    ffi::{HostAttend, slice},
     kv_cache::{self, LayerCaches},
     matvec::Epilogue,
     nn::{Joined, Linear, RmsNorm, mlx_error},
@@ -28,7 +28,14 @@ pub(super) struct Attention {
     head_dim: i32,
     how: kv_cache::Attention,
     /// For one token of one sequence, where there is a kernel of our own.
-    row: Option<Attend>,
+    row: Option<OwnKernel>,
+}
+
+/// Attention of one token of one sequence, by a kernel of our own.
+#[derive(Debug)]
+enum OwnKernel {
+    Cuda(Attend),
+    Host(HostAttend),
 }
 
 impl Attention {
@@ -114,7 +121,14 @@ impl Attention {
             (&self.row, rotation, (b, l))
             && let Some(place) = caches.next_place(layer, *first)?
         {
-            return row.apply(&heads, (place.keys, place.values), position, place.state);
+            let (keys, values) = (place.keys, place.values);
+            return match row {
+                OwnKernel::Cuda(row) => row.apply(&heads, (keys, values), position, place.state),
+                OwnKernel::Host(row) => {
+                    let norms = self.head_norms.as_ref().map(|(q, k)| [q.parts(), k.parts()]);
+                    row.apply(&heads, norms, *first, (keys, values, place.tokens as usize))
+                }
+            };
         }
         let heads = match l {
             // Of one token, what a transposition would change are axes of length 1.
@@ -139,25 +153,35 @@ impl Attention {
     }
 }
 
-/// Returns the kernel for one token of one sequence, which knows plain rotations and no norms.
+/// Returns the kernel for one token of one sequence, if there is one for this layer.
 fn own_kernel(
     spec: &Spec,
     layer: &LayerSpec,
     scope: &Scope<'_>,
     backend: Backend,
-) -> Result<Option<Attend>> {
+) -> Result<Option<OwnKernel>> {
     let Spec { heads, key_value_heads, head_dim: d, .. } = *spec;
+    // What that on CUDA knows.
     let plain = !spec.head_norms
-        && layer.window.is_none()
         && layer.rope.dims == d
         && layer.rope.scaling == Scaling::None
         && !matches!(layer.rope.axes, Axes::Interleaved(_))
         && spec.attention_scale == (d as f32).powf(-0.5);
     match backend {
+        _ if layer.window.is_some() => Ok(None),
         Backend::Cuda if plain => {
-            Attend::new((heads, key_value_heads, d), layer.rope.base, scope.dtype())
-                .map_err(|e| mlx_error("kernel", &e))
+            let sizes = (heads, key_value_heads, d);
+            let kernel = Attend::new(sizes, layer.rope.base, scope.dtype())
+                .map_err(|e| mlx_error("kernel", &e))?;
+            Ok(kernel.map(OwnKernel::Cuda))
         }
+        backend if backend.on_host(scope.dtype()) => Ok(Some(OwnKernel::Host(HostAttend {
+            heads: heads as usize,
+            key_heads: key_value_heads as usize,
+            d: d as usize,
+            scale: spec.attention_scale,
+            frequencies: layer.rope.rope(backend).frequencies().to_vec(),
+        }))),
         _ => Ok(None),
     }
 }
