@@ -1,5 +1,7 @@
-//! Every family against values that mlx-lm computed on the same tiny checkpoints; see
+//! Every family against values that mlx-lm, or mlx-vlm, computed on the same tiny checkpoints; see
 //! `testdata/families/README.md`.
+
+mod images;
 
 use std::{
     collections::HashMap,
@@ -9,6 +11,7 @@ use std::{
 use futures_executor::block_on;
 use llm_core::{Capability, GenerateParams, Message, Part, Provider, Request};
 use mlx_rs::{Array, Dtype, ops::indexing::TryIndexOp};
+use vision_preproc::{Limits, PixelBudget};
 
 use crate::{
     MlxOptions, MlxProvider,
@@ -31,7 +34,11 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn load(name: &str, quantize: Option<Quantize>) -> Box<dyn VisionLanguageModel> {
-    let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+    load_from(&folder(name), quantize)
+}
+
+fn load_from(path: &Path, quantize: Option<Quantize>) -> Box<dyn VisionLanguageModel> {
+    let checkpoint = Checkpoint::open(path).unwrap();
     let architecture = models::architecture(checkpoint.model_type()).unwrap();
     let dtype = Some(Dtype::Float32);
     build(&LoadSpec { quantize, dtype, ..LoadSpec::new(&checkpoint, architecture) }).unwrap()
@@ -57,12 +64,23 @@ fn read(
 ) -> Array {
     let positions = Positions::of_text(ids.len());
     let tokens = Array::from_slice(ids, &[1, ids.len() as i32]);
-    let embeddings = model.embed(&tokens).unwrap();
-    let parts: Vec<Array> = (0..ids.len())
+    read_embedded(model, &model.embed(&tokens).unwrap(), &positions, caches, step)
+}
+
+/// As [`read`], from embeddings.
+fn read_embedded(
+    model: &dyn VisionLanguageModel,
+    embeddings: &Array,
+    positions: &Positions,
+    caches: &mut Vec<KvCache>,
+    step: usize,
+) -> Array {
+    let tokens = embeddings.dim(1) as usize;
+    let parts: Vec<Array> = (0..tokens)
         .step_by(step)
         .map(|from| {
-            let to = ids.len().min(from + step);
-            let rotation = model.prompt_rotation(&positions, from..to).unwrap();
+            let to = tokens.min(from + step);
+            let rotation = model.prompt_rotation(positions, from..to).unwrap();
             let x = embeddings.try_index((.., from as i32..to as i32, ..)).unwrap();
             model.logits(&model.forward(x, &rotation, caches).unwrap()).unwrap()
         })
@@ -75,11 +93,12 @@ fn best(logits: &Array) -> i32 {
     token.to_vec_cast::<i32>().unwrap()[0]
 }
 
-/// Compares eight greedy tokens after a prompt, and the logits of each, with the reference's.
+/// Compares eight greedy tokens after a prompt, which stand `delta` from where they would without
+/// images, and the logits of each, with the reference's.
 fn continues(
     name: &str,
     model: &dyn VisionLanguageModel,
-    mut last: Array,
+    (mut last, delta): (Array, i32),
     caches: &mut Vec<KvCache>,
     (tokens, logits): (&Array, &Array),
 ) {
@@ -90,7 +109,7 @@ fn continues(
         found.push(best(&last));
         let token = Array::from_slice(&found[row as usize..], &[1, 1]);
         let x = model.embed(&token).unwrap();
-        let hidden = model.forward(x, &Rotation::from(caches[0].offset()), caches).unwrap();
+        let hidden = model.forward(x, &Rotation::from(caches[0].offset() + delta), caches).unwrap();
         last = model.logits(&hidden.try_index((.., -1, ..)).unwrap()).unwrap();
     }
     assert_eq!(found, tokens.to_vec_cast::<i32>().unwrap(), "{name}: greedy tokens");
@@ -106,7 +125,7 @@ fn check(name: &str, step: usize) {
     assert!(off < TOLERANCE, "{name}: logits differ by {off}");
     let last = logits.try_index((.., -1, ..)).unwrap();
     let reference = (&expected["greedy"], &expected["greedy_logits"]);
-    continues(name, &*model, last, &mut caches, reference);
+    continues(name, &*model, (last, 0), &mut caches, reference);
 }
 
 #[test]
@@ -129,7 +148,7 @@ fn every_text_family_packed_to_four_bits_matches_the_reference() {
         let logits = read(&*model, &ids, &mut caches, ids.len());
         let last = logits.try_index((.., -1, ..)).unwrap();
         let reference = (&expected["q4_greedy"], &expected["q4_greedy_logits"]);
-        continues(name, &*model, last, &mut caches, reference);
+        continues(name, &*model, (last, 0), &mut caches, reference);
     }
 }
 

@@ -3,12 +3,15 @@
 mod decoder;
 mod llama;
 mod qwen2;
-mod qwen2_5_vision;
 mod qwen2_5_vl;
+mod qwen2_vl;
 mod qwen3;
+mod qwen3_vl;
+mod qwen_vl;
 mod text;
 mod text_config;
-mod windows;
+mod vision;
+mod vlm;
 
 #[cfg(test)]
 pub(crate) use self::decoder::{Axes, RopeSpec};
@@ -154,16 +157,24 @@ macro_rules! text {
     };
 }
 
-const ARCHITECTURES: [Architecture; 5] = [
-    Architecture {
-        model_type: "qwen2_5_vl",
-        reads_images: true,
-        rename: qwen2_5_vl::rename,
-        footprint: qwen2_5_vl::footprint,
-        load: |config, path, weights, backend| {
-            Ok(Box::new(qwen2_5_vl::Model::load(config, path, weights, backend)?))
-        },
-    },
+/// An architecture that reads images, from its file's choices.
+macro_rules! images {
+    ($model_type:literal, $family:expr) => {
+        Architecture {
+            model_type: $model_type,
+            reads_images: true,
+            rename: qwen_vl::rename,
+            footprint: |config, path| $family.footprint(config, path),
+            load: |config, path, weights, _| Ok(Box::new($family.load(config, path, weights)?)),
+        }
+    };
+}
+
+const ARCHITECTURES: [Architecture; 8] = [
+    images!("qwen2_vl", qwen2_vl::FAMILY),
+    images!("qwen2_5_vl", qwen2_5_vl::FAMILY),
+    images!("qwen3_vl", qwen3_vl::FAMILY),
+    images!("qwen3_vl_moe", qwen3_vl::FAMILY_OF_EXPERTS),
     text!("llama", llama::spec),
     text!("qwen2", qwen2::spec),
     text!("qwen3", qwen3::spec),

@@ -9,19 +9,28 @@ mod joined;
 mod linear;
 mod mlp;
 mod norm;
+mod two_layer;
 mod weight;
 
-use mlx_rs::{Array, error::Result as MlxResult};
+use mlx_rs::{
+    Array,
+    error::Result as MlxResult,
+    ops::{
+        self,
+        indexing::{Ellipsis, TryIndexOp},
+    },
+};
 
 pub(crate) use self::{
-    activation::{Activation, gelu},
+    activation::Activation,
     attention::{MAX_SCORE_BYTES, attention},
     embedding::Embedding,
     experts::{Experts, MixtureOfExperts},
     joined::Joined,
     linear::Linear,
     mlp::Mlp,
-    norm::RmsNorm,
+    norm::{LayerNorm, RmsNorm},
+    two_layer::TwoLayerMlp,
 };
 use crate::Error;
 
@@ -34,6 +43,30 @@ pub(crate) fn settle(x: Array, bytes: usize) -> MlxResult<Array> {
         x.eval()?;
     }
     Ok(x)
+}
+
+/// Applies `layer`, which makes `inner` values of each row of `[.., N, input]`, to as many rows at a
+/// time as keep those within `max_bytes`.
+fn in_pieces(
+    x: &Array,
+    inner: i32,
+    max_bytes: usize,
+    layer: impl Fn(&Array) -> MlxResult<Array>,
+) -> MlxResult<Array> {
+    let (rows, total) = (x.dim(-2), x.size() / x.dim(-1).max(1) as usize);
+    let inner_bytes = total * inner as usize * x.item_size();
+    let chunks = inner_bytes.div_ceil(max_bytes).clamp(1, rows.max(1) as usize) as i32;
+    if chunks == 1 {
+        return layer(x);
+    }
+    let chunk = rows.div_euclid(chunks) + i32::from(rows % chunks != 0);
+    let mut parts = Vec::new();
+    for start in (0..rows).step_by(chunk as usize) {
+        let end = rows.min(start + chunk);
+        // Evaluated here, as in `attention`.
+        parts.push(settle(layer(&x.try_index((Ellipsis, start..end, ..))?)?, 0)?);
+    }
+    ops::concatenate(&parts, -2)
 }
 
 /// Turns an error of MLX into this crate's, with what was being computed.

@@ -238,12 +238,10 @@ impl Setting {
 
     /// While the last step of the prompt is read, when most is held.
     fn prompt(&self, work: &Work) -> Vec<MemoryTerm> {
-        let decoder = &self.footprint.decoder;
         let term =
             |name, bytes| MemoryTerm { stage: MemoryStage::Prompt, name, bytes, host: false };
         let tokens = self.prompt_tokens(work);
-        // Of the text, and with features in their places.
-        let embeddings = product(&[tokens, decoder.hidden, self.value_bytes, 2]);
+        let embeddings = self.embeddings(tokens);
         vec![
             term("features", self.all_feature_bytes(work)),
             term("embeddings", embeddings),
@@ -278,7 +276,7 @@ impl Setting {
     pub(crate) fn promise(&self, work: &Work, batched: bool) -> Promise {
         let tokens = self.prompt_tokens(work).saturating_add(work.new_tokens);
         let padded = u64::from(padded_tokens(u32::try_from(tokens).unwrap_or(u32::MAX)));
-        let embeddings = product(&[tokens, self.footprint.decoder.hidden, self.value_bytes, 2]);
+        let embeddings = self.embeddings(tokens);
         Promise {
             answer: sum([
                 match batched {
@@ -329,6 +327,13 @@ impl Setting {
         let tokens = work.kv_cache.held_tokens(tokens);
         let bytes = product(&[tokens, self.footprint.decoder.token_bytes(self.value_bytes)]);
         bytes.min(work.kept.prefixes)
+    }
+
+    /// Those of the text, and with features in their places, which may be wider than what the decoder
+    /// reads.
+    fn embeddings(&self, tokens: u64) -> u64 {
+        let Footprint { tower, decoder } = &self.footprint;
+        product(&[tokens, decoder.hidden.max(tower.features), self.value_bytes, 2])
     }
 
     fn feature_bytes(&self, image: ImageWork) -> u64 {

@@ -279,3 +279,24 @@ fn a_request_is_promised_its_whole_answer() {
     assert_eq!(unpacks.batch_bytes(7), 0);
     assert_eq!(unpacks.batch_bytes(8), 2048 * 11_008 * 5 * 4 * 4);
 }
+
+/// Features that are also added in later layers are wider than what the decoder reads, and so are the
+/// embeddings among which they stand.
+#[test]
+fn embeddings_are_as_wide_as_features() {
+    let work = Work {
+        images: vec![ImageWork { source_pixels: 0, pixels: 0, patches: 400 }],
+        text_tokens: 28,
+        prefill_step_tokens: 512,
+        ..Work::default()
+    };
+    let embeddings = |setting: &Setting| {
+        let terms = Estimate::new(setting, &work, 0).terms;
+        terms.into_iter().find(|term| term.name == "embeddings").unwrap().bytes
+    };
+    let plain = setting();
+    let mut stacked = plain;
+    stacked.footprint.tower.features *= 4;
+    assert_eq!(embeddings(&plain), 128 * 2048 * 4 * 2);
+    assert_eq!(embeddings(&stacked), 4 * embeddings(&plain));
+}

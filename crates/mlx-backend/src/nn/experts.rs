@@ -37,15 +37,23 @@ pub(crate) struct MixtureOfExperts {
 }
 
 impl MixtureOfExperts {
-    /// Takes `gate` (the router) and the experts: stacked in `switch_mlp`, as mlx-lm writes them, or
-    /// one by one in `experts`.
+    /// Takes `gate` (the router) and the experts: stacked in `switch_mlp`, as mlx-lm writes them, one by
+    /// one in `experts`, or stacked there with gates and ups side by side.
     pub(crate) fn load(scope: &Scope<'_>, hidden: i32, experts: Experts) -> Result<Self> {
-        let stack = |name, output, input| Stack::load(scope, name, [experts.count, output, input]);
+        let (count, inner) = (experts.count, experts.inner);
+        let [gate_proj, up_proj, down_proj] = match scope.has("experts.gate_up_proj") {
+            true => Stack::load_joined(scope, [count, inner, hidden])?,
+            false => [
+                Stack::load(scope, "gate_proj", [count, inner, hidden])?,
+                Stack::load(scope, "up_proj", [count, inner, hidden])?,
+                Stack::load(scope, "down_proj", [count, hidden, inner])?,
+            ],
+        };
         Ok(Self {
-            router: Linear::load(&scope.sub("gate"), experts.count, hidden, false)?,
-            gate_proj: stack("gate_proj", experts.inner, hidden)?,
-            up_proj: stack("up_proj", experts.inner, hidden)?,
-            down_proj: stack("down_proj", hidden, experts.inner)?,
+            router: Linear::load(&scope.sub("gate"), count, hidden, false)?,
+            gate_proj,
+            up_proj,
+            down_proj,
             experts,
         })
     }
@@ -94,7 +102,32 @@ impl Stack {
                 ops::stack(&rows.collect::<Result<Vec<_>>>()?, 0).map_err(fail)?
             }
         };
-        match stacked.quantize(input) {
+        Self::of_rows(&stacked, rows, input)
+    }
+
+    /// Takes gates and ups, which are side by side, and downs: `[experts, input, output]`.
+    fn load_joined(scope: &Scope<'_>, [count, inner, hidden]: [i32; 3]) -> Result<[Self; 3]> {
+        let experts = scope.sub("experts");
+        let gate_up = experts.take_stored("gate_up_proj", &[count, hidden, 2 * inner])?;
+        let down = experts.take_stored("down_proj", &[count, inner, hidden])?;
+        let rows = || {
+            let turned = |x: Array| x.transpose_axes(&[0, 2, 1]);
+            let gate = turned(gate_up.try_index((.., .., ..inner))?)?;
+            Ok([gate, turned(gate_up.try_index((.., .., inner..))?)?, turned(down)?])
+        };
+        let [gate, up, down] = rows().map_err(|e| mlx_error("experts", &e))?;
+        let of = |name, rows, input| Self::of_rows(&scope.sub("switch_mlp").sub(name), rows, input);
+        Ok([
+            of("gate_proj", gate, hidden)?,
+            of("up_proj", up, hidden)?,
+            of("down_proj", down, inner)?,
+        ])
+    }
+
+    /// Packs `rows`, `[experts, output, input]`, if that is asked for.
+    fn of_rows(scope: &Scope<'_>, rows: Array, input: i32) -> Result<Self> {
+        let fail = |e: mlx_rs::error::Exception| mlx_error("experts", &e);
+        match scope.quantize(input) {
             None => {
                 let rows = scope.keep(cast(rows, scope.dtype())?)?;
                 Ok(Self::Dense(rows.transpose_axes(&[0, 2, 1]).map_err(fail)?))

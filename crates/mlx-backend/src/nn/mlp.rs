@@ -1,18 +1,11 @@
 //! The gated feed-forward layer.
 
-use mlx_rs::{
-    Array,
-    error::Result as MlxResult,
-    ops::{
-        self,
-        indexing::{Ellipsis, TryIndexOp},
-    },
-};
+use mlx_rs::{Array, error::Result as MlxResult};
 
 use super::{
     Joined, Linear, RmsNorm,
-    activation::{Activation, fused_swiglu, gelu_tanh, swiglu},
-    mlx_error, settle,
+    activation::{Activation, fused_swiglu},
+    in_pieces, mlx_error,
 };
 use crate::{
     Result,
@@ -119,22 +112,7 @@ impl Mlp {
     }
 
     fn forward_within(&self, max_bytes: usize, x: &Array) -> MlxResult<Array> {
-        let (rows, total) = (x.dim(-2), x.size() / x.dim(-1).max(1) as usize);
-        let inner_bytes = total * self.inner as usize * x.item_size();
-        let chunks = inner_bytes.div_ceil(max_bytes).clamp(1, rows.max(1) as usize) as i32;
-        if chunks == 1 {
-            return self.gated(x);
-        }
-        let chunk = rows.div_euclid(chunks) + i32::from(rows % chunks != 0);
-        let mut parts = Vec::new();
-        let mut start = 0;
-        while start < rows {
-            let end = rows.min(start + chunk);
-            // Evaluated here, as in `attention`.
-            parts.push(settle(self.gated(&x.try_index((Ellipsis, start..end, ..))?)?, 0)?);
-            start = end;
-        }
-        ops::concatenate(&parts, -2)
+        in_pieces(x, self.inner, max_bytes, |x| self.gated(x))
     }
 
     fn gated(&self, x: &Array) -> MlxResult<Array> {
@@ -145,8 +123,7 @@ impl Mlp {
         let [gate, up] = parts.as_slice() else { unreachable!("two parts were loaded") };
         let gated = match self.activation {
             Activation::Silu if self.fuses => fused_swiglu(gate, up)?,
-            Activation::Silu => swiglu((gate, up))?,
-            Activation::GeluTanh => gelu_tanh(gate)?.multiply(up)?,
+            activation => activation.apply(gate)?.multiply(up)?,
         };
         self.down_proj.forward(&gated)
     }

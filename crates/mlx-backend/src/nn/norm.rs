@@ -35,3 +35,24 @@ impl RmsNorm {
         fast::rms_norm(x, Some(&self.weight), self.eps)
     }
 }
+
+/// Layer normalisation with a weight and a bias. Source: arXiv:1607.06450.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Array,
+    bias: Array,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Takes `weight` and `bias` (`[dims]`).
+    pub(crate) fn load(scope: &Scope<'_>, dims: i32, eps: f32) -> Result<Self> {
+        let take = |name| scope.take(name, &[dims]);
+        Ok(Self { weight: take("weight")?, bias: take("bias")?, eps })
+    }
+
+    /// `[.., dims]` to the same shape.
+    pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
+        fast::layer_norm(x, Some(&self.weight), Some(&self.bias), self.eps)
+    }
+}

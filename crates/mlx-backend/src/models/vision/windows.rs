@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// The windows of one frame, those of equal size together.
 #[derive(Debug)]
-pub(super) struct Windows {
+pub(in crate::models) struct Windows {
     /// Cells (row-major index in the frame) in window order.
     cells: Vec<usize>,
     /// Number of windows, and cells of each, of every run of equal windows.
@@ -18,7 +18,7 @@ pub(super) struct Windows {
 
 impl Windows {
     /// Cuts a frame of `rows` x `columns` cells into windows of `side` x `side`.
-    pub(super) fn new(rows: usize, columns: usize, side: usize) -> Self {
+    pub(in crate::models) fn new(rows: usize, columns: usize, side: usize) -> Self {
         let starts = |length: usize| (0..length).step_by(side);
         let mut windows: Vec<(Range<usize>, Range<usize>)> = starts(rows)
             .flat_map(|r| starts(columns).map(move |c| (r, c)))
@@ -37,12 +37,12 @@ impl Windows {
     }
 
     /// Returns the index of each patch in window order, `group` patches to a cell.
-    pub(super) fn patch_order(&self, group: usize) -> Vec<i32> {
+    pub(in crate::models) fn patch_order(&self, group: usize) -> Vec<i32> {
         self.cells.iter().flat_map(|&c| (c * group..(c + 1) * group).map(|p| p as i32)).collect()
     }
 
     /// Returns where in window order each cell of the frame is: the inverse permutation.
-    pub(super) fn cell_positions(&self) -> Vec<i32> {
+    pub(in crate::models) fn cell_positions(&self) -> Vec<i32> {
         let mut positions = vec![0; self.cells.len()];
         for (at, &cell) in self.cells.iter().enumerate() {
             positions[cell] = at as i32;
@@ -51,7 +51,7 @@ impl Windows {
     }
 
     /// Returns number of windows and patches of each, for every run of equal windows.
-    pub(super) fn runs(&self, group: i32) -> Vec<(i32, i32)> {
+    pub(in crate::models) fn runs(&self, group: i32) -> Vec<(i32, i32)> {
         self.runs.iter().map(|&(n, cells)| (n as i32, cells as i32 * group)).collect()
     }
 }

@@ -1,0 +1,130 @@
+//! What the Qwen-VL families share beside the decoder: the names of tensors, and positions of three
+//! axes.
+//!
+//! Sources: arXiv:2409.12191, section 2.1; transformers `modeling_qwen2_vl.py`, `get_rope_index`.
+
+use vision_preproc::Grid;
+
+use super::Media;
+use crate::{Error, Result, rope::Positions};
+
+/// Returns the name that the models use for a tensor, whatever layout the checkpoint is in.
+pub(super) fn rename(name: &str) -> Option<String> {
+    if name.contains("position_ids") || name.contains("rotary_emb.inv_freq") {
+        return None;
+    }
+    // From the most to the least specific: classic names are prefixes of the newer ones.
+    const LAYOUTS: [(&str, &str); 7] = [
+        ("vision_tower.", "vision_tower."),
+        ("language_model.", "language_model."),
+        ("model.visual.", "vision_tower."),
+        ("model.language_model.", "language_model.model."),
+        ("visual.", "vision_tower."),
+        ("model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ];
+    let renamed = LAYOUTS
+        .iter()
+        .find_map(|(from, to)| name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
+    Some(renamed.unwrap_or_else(|| name.to_owned()))
+}
+
+/// Returns the positions of a prompt whose image tokens stand for `grids`, in order.
+///
+/// Text counts up on all axes. An image that starts at `s` has time `s` plus its frame, height `s`
+/// plus the row and width `s` plus the column of its merged cells; the text after it goes on from
+/// the largest position so far.
+pub(super) fn positions(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+    let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
+    let features: usize = grids.iter().map(|&grid| media.tokens(grid)).sum();
+    if placeholders != features {
+        return Err(Error::PlaceholderMismatch { placeholders, features });
+    }
+    let mut axes = [const { Vec::new() }; 3];
+    let mut grids = grids.iter();
+    let (mut at, mut next) = (0, 0);
+    while at < ids.len() {
+        if !media.is_placeholder(ids[at]) {
+            axes.iter_mut().for_each(|axis| axis.push(next));
+            (at, next) = (at + 1, next + 1);
+            continue;
+        }
+        let Some(grid) = grids.next() else { break };
+        let (t, h, w) = (grid.t, grid.h / media.merge, grid.w / media.merge);
+        if !ids[at..].iter().take(t * h * w).all(|&id| media.is_placeholder(id)) {
+            return Err(Error::Prompt("the image tokens of an image are torn apart".to_owned()));
+        }
+        for (frame, row, column) in
+            (0..t).flat_map(|f| (0..h).flat_map(move |r| (0..w).map(move |c| (f, r, c))))
+        {
+            for (axis, offset) in axes.iter_mut().zip([frame, row, column]) {
+                axis.push(next + offset as i32);
+            }
+        }
+        at += t * h * w;
+        next += t.max(h).max(w) as i32;
+    }
+    Ok(Positions { axes, delta: next - ids.len() as i32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const I: u32 = 900;
+    const MEDIA: Media = Media { image_token: I, video_token: 901, merge: 2, patch_values: 1176 };
+
+    fn grid(h: usize, w: usize) -> Grid {
+        Grid { t: 1, h, w }
+    }
+
+    /// Values of the reference for one image of 2 x 3 cells.
+    #[test]
+    fn one_image() {
+        let ids = [5, 6, 800, I, I, I, I, I, I, 801, 7, 8];
+        let found = positions(&ids, &[grid(4, 6)], &MEDIA).unwrap();
+        assert_eq!(found.axes[0], [0, 1, 2, 3, 3, 3, 3, 3, 3, 6, 7, 8]);
+        assert_eq!(found.axes[1], [0, 1, 2, 3, 3, 3, 4, 4, 4, 6, 7, 8]);
+        assert_eq!(found.axes[2], [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(found.delta, -3);
+    }
+
+    /// Values of the reference for images of 2 x 2 and 2 x 3 cells.
+    #[test]
+    fn two_images() {
+        let ids = [5, 800, I, I, I, I, 7, 800, I, I, I, I, I, I, 9];
+        let found = positions(&ids, &[grid(4, 4), grid(4, 6)], &MEDIA).unwrap();
+        assert_eq!(found.axes[0], [0, 1, 2, 2, 2, 2, 4, 5, 6, 6, 6, 6, 6, 6, 9]);
+        assert_eq!(found.axes[1], [0, 1, 2, 2, 3, 3, 4, 5, 6, 6, 6, 7, 7, 7, 9]);
+        assert_eq!(found.axes[2], [0, 1, 2, 3, 2, 3, 4, 5, 6, 7, 8, 6, 7, 8, 9]);
+        assert_eq!(found.delta, -5);
+    }
+
+    #[test]
+    fn a_count_that_does_not_fit_is_an_error() {
+        let error = positions(&[5, I, I, 6], &[grid(4, 4)], &MEDIA).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the prompt has 2 image placeholder tokens for 4 image features"
+        );
+        assert!(positions(&[I, I, 5, I, I], &[grid(4, 4)], &MEDIA).is_err());
+    }
+
+    #[test]
+    fn every_layout_leads_to_the_same_names() {
+        let expected = "language_model.model.layers.0.mlp.up_proj.weight";
+        for name in [
+            "model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+            "language_model.model.layers.0.mlp.up_proj.weight",
+        ] {
+            assert_eq!(rename(name).as_deref(), Some(expected));
+        }
+        let expected = "vision_tower.blocks.0.norm1.weight";
+        for name in ["visual.", "model.visual.", "vision_tower."] {
+            assert_eq!(rename(&format!("{name}blocks.0.norm1.weight")).as_deref(), Some(expected));
+        }
+        assert_eq!(rename("lm_head.weight").as_deref(), Some("language_model.lm_head.weight"));
+        assert_eq!(rename("visual.position_ids"), None);
+    }
+}
