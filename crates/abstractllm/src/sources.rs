@@ -16,8 +16,10 @@ const PREFIX: &str = "ABSTRACTLLM_";
 /// Names a file of settings.
 const FILE: &str = "ABSTRACTLLM_CONFIG";
 
-/// Variables with the prefix that are no settings: they are read when building and by `embedded`.
-const NO_SETTINGS: [&str; 3] = [FILE, "ABSTRACTLLM_MLX", "ABSTRACTLLM_CACHE"];
+/// Variables with the prefix that are no settings: the file, and what is read when building, by
+/// `embedded` and by the command `serve`.
+const NO_SETTINGS: [&str; 4] =
+    [FILE, "ABSTRACTLLM_API_KEY", "ABSTRACTLLM_CACHE", "ABSTRACTLLM_MLX"];
 
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -232,6 +234,16 @@ mod tests {
             ("colour", "red"),
         ];
         assert_eq!(found, Config::from(expected));
+    }
+
+    #[test]
+    fn variables_that_others_read_are_no_settings() {
+        // The server's key was refused as a setting of every provider.
+        let variables = ["API_KEY", "CACHE", "MLX"].map(|name| format!("{PREFIX}{name}"));
+        let variables = variables.each_ref().map(|name| (name.as_str(), "x"));
+        for provider in ["mlx", "openai"] {
+            assert_eq!(gathered(provider, &[], &variables).unwrap(), Config::default());
+        }
     }
 
     #[test]

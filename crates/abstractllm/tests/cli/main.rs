@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod chat;
 mod check_image;
+mod documents;
 mod interrupts;
 mod memory;
 mod quantize;
@@ -31,6 +32,13 @@ struct Run {
 impl Run {
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// Checks that this ended well, and returns what it printed.
+    #[track_caller]
+    fn ok(&self) -> &str {
+        assert_eq!(self.code, 0, "{self:?}");
+        &self.stdout
     }
 
     /// Checks that this ended with an error of exit code `code` that says `says`, in no more lines

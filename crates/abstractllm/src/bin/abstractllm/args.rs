@@ -9,7 +9,8 @@ use abstractllm::{
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    chat::args::ChatArgs, kv_args::KvArgs, report_args::ReportArgs, serve_args::ServeArgs,
+    chat::args::ChatArgs, completions::CompletionsArgs, kv_args::KvArgs, man::ManArgs,
+    report_args::ReportArgs, serve_args::ServeArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     Report(ReportArgs),
     Serve(ServeArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 const DESCRIBE_EXAMPLES: &str = "\

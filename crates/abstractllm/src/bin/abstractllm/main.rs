@@ -6,6 +6,7 @@ mod answer;
 mod args;
 mod chat;
 mod check_image;
+mod completions;
 mod failure;
 mod format;
 mod images;
@@ -13,6 +14,7 @@ mod interrupt;
 mod kv_args;
 mod load;
 mod logging;
+mod man;
 mod output;
 mod progress;
 mod prompt;
@@ -41,6 +43,8 @@ fn main() {
         Command::Quantize(args) => quantize::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args, cli.quiet),
         Command::Serve(args) => serve::run(&args, cli.quiet),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     // Not by returning: that would run the destructors of MLX while its thread frees the model, and
     // giving gigabytes back piece by piece takes longer than letting the system do it. Whoever
