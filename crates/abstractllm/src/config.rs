@@ -92,6 +92,15 @@ impl Config {
         sources::read_file(path.as_ref(), provider).map(Self)
     }
 
+    /// Adds what the environment and the file that it names say of `provider`, where this says nothing, as
+    /// [`create_llm`](crate::create_llm) does.
+    ///
+    /// # Errors
+    /// That names the file or the variable, and the key that is unknown or given twice.
+    pub fn with_sources(self, provider: &str) -> Result<Self> {
+        sources::gather(provider, self, &sources::variables()?)
+    }
+
     /// Iterates over keys and their texts, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))

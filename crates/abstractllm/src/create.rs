@@ -2,7 +2,7 @@
 
 use llm_core::{Provider, Result};
 
-use crate::{Config, registry, sources};
+use crate::{Config, registry};
 
 /// Returns the provider `provider`, set up as `config` says; loading a model blocks until it is read.
 ///
@@ -40,7 +40,7 @@ use crate::{Config, registry, sources};
 /// model.
 pub fn create_llm(provider: &str, config: impl Into<Config>) -> Result<Box<dyn Provider>> {
     let construct = registry::find(provider)?;
-    construct(sources::gather(provider, config.into(), &sources::variables()?)?)
+    construct(config.into().with_sources(provider)?)
 }
 
 /// Loads `model` with typed options: `tiny-vl` for the embedded model, a folder, or

@@ -61,11 +61,11 @@ pub use mlx_backend as mlx;
 pub use perf_monitor as perf;
 pub use vision_preproc as vision;
 
-#[cfg(feature = "mlx")]
-pub use crate::create::load;
 pub use crate::{
     config::Config,
     create::create_llm,
     reader::ConfigReader,
     registry::{available_providers, register_provider},
 };
+#[cfg(feature = "mlx")]
+pub use crate::{create::load, settings::mlx::mlx_options};

@@ -17,9 +17,10 @@ pub struct ServerOptions {
     /// A server on loopback without a key should name `localhost` and `127.0.0.1`: a web page can
     /// make its own name point there, and would then be read as the server's own page.
     pub allowed_hosts: Vec<String>,
-    /// Largest body of a request, in bytes. Default 32 MiB.
+    /// Largest body of a request, in bytes, and most bytes of all images that one names by address.
+    /// Default 32 MiB.
     pub max_body_bytes: usize,
-    /// Longest time that a body may take to arrive. Default 30 s.
+    /// Longest time that a body may take to arrive, and after it the images. Default 30 s.
     pub body_timeout: Duration,
     /// Most answers in the making, at least 1. Default 8.
     pub max_running: usize,
@@ -106,7 +107,8 @@ impl fmt::Debug for ApiKey {
 /// Where images with an address come from; data URLs are read without it.
 #[async_trait]
 pub trait ImageSource: Send + Sync + fmt::Debug {
-    /// Returns the image at `url`, which is whatever a client wrote.
+    /// Returns the image at `url`, which begins with `http://` or `https://` and else is whatever a client
+    /// wrote: it may lead anywhere that this machine reaches.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if there is none, or if it may not be fetched.

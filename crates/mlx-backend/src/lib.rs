@@ -25,6 +25,7 @@ mod guard;
 #[cfg(feature = "hub")]
 mod hub;
 mod kv_cache;
+mod library;
 mod locate;
 mod matvec;
 mod memory;
@@ -55,6 +56,10 @@ pub use crate::{
         MemoryTerm, check_memory,
     },
     kv_cache::{KvCacheOptions, KvQuantize, KvWindow},
+    library::{
+        CachedModel, ModelDescription, Snapshot, cached_models, describe, download, hub_cache_dir,
+        remove_cached,
+    },
     locate::DownloadProgress,
     provider::{ComputeType, MlxOptions, MlxProvider, PROVIDER},
     quantize::{QuantizationMode, Quantize},

@@ -42,7 +42,7 @@ pub(crate) fn locate(
             "no such folder, and not a hub name, which is `organisation/model`".to_owned(),
         ));
     };
-    let cache = cache_dir().ok_or_else(|| {
+    let cache = hub_cache_dir().ok_or_else(|| {
         not_found("no such folder, and no home folder to look for a cache in".to_owned())
     })?;
     let found = match cached(&cache, repo, revision) {
@@ -52,22 +52,55 @@ pub(crate) fn locate(
         }
         Cached::None => format!("no copy of it in {}", cache.display()),
     };
-    if offline || is_true(env::var_os("HF_HUB_OFFLINE")) {
+    if offline || is_offline() {
         return Err(not_found(format!("no such folder, and {found}; downloads are off")));
     }
-    #[cfg(feature = "hub")]
-    {
-        tracing::debug!(name, found, "not in the cache");
-        crate::hub::download(repo, revision, &cache, progress)
+    tracing::debug!(name, found, "not in the cache");
+    fetch(repo, revision, &cache, progress).map_err(|error| match error {
+        Error::NotFound { name, reason } if !cfg!(feature = "hub") => {
+            Error::NotFound { name, reason: format!("no such folder, and {found}; {reason}") }
+        }
+        error => error,
+    })
+}
+
+/// Downloads `organisation/model[@revision]` into the local Hugging Face cache, or what the hub has newer
+/// of it, and returns the folder to load. Blocks until all is there.
+///
+/// # Errors
+/// [`Error::NotFound`] if the hub has no such model, or if this build or `HF_HUB_OFFLINE` allows no
+/// downloads; else those of a download.
+pub fn download(name: &str, progress: &DownloadProgress) -> Result<PathBuf> {
+    let not_found = |reason: &str| Error::NotFound { name: name.into(), reason: reason.into() };
+    let (repo, revision) =
+        hub_name(name).ok_or_else(|| not_found("not a hub name, which is `organisation/model`"))?;
+    let cache = hub_cache_dir().ok_or_else(|| not_found("no home folder to keep a cache in"))?;
+    if is_offline() {
+        return Err(not_found("downloads are off: HF_HUB_OFFLINE is set"));
     }
-    #[cfg(not(feature = "hub"))]
-    {
-        let _ = progress;
-        Err(not_found(format!(
-            "no such folder, and {found}; this program was built without the feature `hub`, so \
-             fetch it with `hf download {repo}`"
-        )))
-    }
+    fetch(repo, revision, &cache, &**progress)
+}
+
+#[cfg(feature = "hub")]
+use crate::hub::download as fetch;
+
+#[cfg(not(feature = "hub"))]
+fn fetch(
+    repo: &str,
+    _revision: &str,
+    _cache: &Path,
+    _progress: &(dyn Fn(&str, u64, u64) + Send + Sync),
+) -> Result<PathBuf> {
+    Err(Error::NotFound {
+        name: repo.to_owned(),
+        reason: format!(
+            "this program was built without the feature `hub`, so fetch it with `hf download {repo}`"
+        ),
+    })
+}
+
+fn is_offline() -> bool {
+    is_true(env::var_os("HF_HUB_OFFLINE"))
 }
 
 /// Splits `organisation/model[@revision]`; `None` if it is not of that form.
@@ -82,8 +115,10 @@ fn hub_name(name: &str) -> Option<(&str, &str)> {
     (plain(organisation) && plain(model) && plain(revision)).then_some((repo, revision))
 }
 
-/// Returns the folder of the Hugging Face cache, by the variables that its own tools read.
-fn cache_dir() -> Option<PathBuf> {
+/// Returns the folder of the local Hugging Face cache, by the variables that its own tools read: there
+/// may be none there yet. `None` if they name none and the user has no home.
+#[must_use]
+pub fn hub_cache_dir() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     set("HF_HUB_CACHE")
         .or_else(|| set("HF_HOME").map(|home| home.join("hub")))
@@ -116,14 +151,20 @@ fn cached(cache: &Path, repo: &str, revision: &str) -> Cached {
     if !snapshot.is_dir() {
         return Cached::None;
     }
-    let needed = [CONFIG, "tokenizer.json"].into_iter();
-    let mut missing: Vec<String> =
-        needed.filter(|name| !snapshot.join(name).is_file()).map(str::to_owned).collect();
-    missing.extend(missing_shards(&snapshot).unwrap_or_else(|error| vec![error.to_string()]));
+    let missing = missing_files(&snapshot);
     match missing.is_empty() {
         true => Cached::Whole(snapshot),
         false => Cached::Partial(snapshot, missing),
     }
+}
+
+/// Returns the files that a checkpoint needs and that `folder` lacks.
+pub(crate) fn missing_files(folder: &Path) -> Vec<String> {
+    let needed = [CONFIG, "tokenizer.json"].into_iter();
+    let mut missing: Vec<String> =
+        needed.filter(|name| !folder.join(name).is_file()).map(str::to_owned).collect();
+    missing.extend(missing_shards(folder).unwrap_or_else(|error| vec![error.to_string()]));
+    missing
 }
 
 #[cfg(test)]
@@ -192,7 +233,7 @@ mod tests {
         let says = |name: &str| offline(name).unwrap_err().to_string();
         assert!(says("no-such-folder").contains("not a hub name"));
         let error = says("no-org/no-model");
-        let cache = cache_dir().unwrap();
+        let cache = hub_cache_dir().unwrap();
         assert!(error.contains(cache.to_str().unwrap()), "{error}");
         assert!(
             error.contains("`no-org/no-model`") && error.contains("downloads are off"),

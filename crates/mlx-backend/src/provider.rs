@@ -182,9 +182,7 @@ impl MlxProvider {
         let model = lease(&path, &options)?;
         // Also of a model that was loaded for others.
         options.kv_cache.validate(model.setting.footprint.decoder.head_dim)?;
-        let vision = [Capability::Vision, Capability::MultipleImages];
-        let vision = model.processor.is_some().then_some(vision);
-        let info = ModelInfo::new(PROVIDER, name, capabilities(vision))
+        let info = ModelInfo::new(PROVIDER, name, capabilities(model.processor.is_some()))
             .with_context_tokens(model.loaded.context_tokens);
         let frontend = Arc::new(Frontend {
             limits: options.limits,
@@ -391,7 +389,9 @@ impl Stream for Events {
     }
 }
 
-fn capabilities(vision: Option<[Capability; 2]>) -> Capabilities {
+/// Returns what a model can do, which reads images or not.
+pub(crate) fn capabilities(reads_images: bool) -> Capabilities {
+    let vision = reads_images.then_some([Capability::Vision, Capability::MultipleImages]);
     [
         Capability::Streaming,
         Capability::Async,

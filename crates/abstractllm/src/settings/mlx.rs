@@ -18,11 +18,18 @@ use crate::{
 /// # Errors
 /// If a setting is unknown or not of its type, or the model cannot be read or run.
 pub(crate) fn create(config: Config) -> Result<Box<dyn Provider>> {
-    let (model, options) = options(ConfigReader::new(config))?;
+    let (model, options) = mlx_options(config)?;
     Ok(Box::new(crate::load(&model, options)?))
 }
 
-fn options(mut reader: ConfigReader) -> Result<(String, MlxOptions)> {
+/// Reads settings of the provider `mlx`: the model, and the options to [`load`](crate::load) it with. For
+/// programs that add what no text can hold, such as who hears of progress; nothing is loaded here, and
+/// only `config` is read ([`Config::with_sources`] adds the rest).
+///
+/// # Errors
+/// If a setting is unknown or not of its type, or no model is named.
+pub fn mlx_options(config: Config) -> Result<(String, MlxOptions)> {
+    let mut reader = ConfigReader::new(config);
     let model = reader.text("model");
     let switch = reader.switch("quantize")?;
     let bits = bits(&mut reader)?;
@@ -188,7 +195,7 @@ mod tests {
 
     fn read(pairs: &[(&str, &str)]) -> Result<MlxOptions> {
         let config = pairs.iter().copied().chain([("model", "m")]).collect();
-        options(ConfigReader::new(config)).map(|(model, options)| {
+        mlx_options(config).map(|(model, options)| {
             assert_eq!(model, "m");
             options
         })

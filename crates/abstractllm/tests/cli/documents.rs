@@ -11,7 +11,11 @@ fn commands() -> BTreeSet<String> {
     let lines = lines.take_while(|line| !line.is_empty());
     // What stands further right goes on with the line before.
     let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-    names.filter(|name| !name.is_empty()).filter(|name| *name != "help").map(str::to_owned).collect()
+    names
+        .filter(|name| !name.is_empty())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]

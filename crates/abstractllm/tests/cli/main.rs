@@ -7,6 +7,8 @@ mod check_image;
 mod documents;
 mod interrupts;
 mod memory;
+mod models;
+mod providers;
 mod quantize;
 mod report;
 mod serve;
@@ -72,6 +74,7 @@ fn program<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
         .args(arguments)
         .env("ABSTRACTLLM_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .env_remove("RUST_LOG")
+        .env_remove("ABSTRACTLLM_CONFIG")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -84,7 +87,11 @@ fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Run {
 
 /// Runs the program with `input` piped in.
 fn run_with_stdin(arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
-    let mut child: Child = program(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    piped(program(arguments), input)
+}
+
+fn piped(mut command: Command, input: impl AsRef<[u8]>) -> Run {
+    let mut child: Child = command.stdin(Stdio::piped()).spawn().unwrap();
     // The program may end before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input.as_ref());
     child.wait_with_output().unwrap().into()

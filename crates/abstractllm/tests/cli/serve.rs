@@ -14,7 +14,7 @@ use nix::{
 
 use crate::{program, run};
 
-fn start(arguments: &[&str]) -> (Child, String, BufReader<std::process::ChildStdout>) {
+pub(crate) fn start(arguments: &[&str]) -> (Child, String, BufReader<std::process::ChildStdout>) {
     let mut child = program(["serve", "-q", "--port", "0"].iter().chain(arguments))
         .env_remove("ABSTRACTLLM_API_KEY")
         .stderr(Stdio::inherit())
@@ -37,7 +37,7 @@ fn request(address: &str, head: &str, body: &str) -> String {
     reply
 }
 
-fn end(mut child: Child, signal: Signal) -> Option<i32> {
+pub(crate) fn end(mut child: Child, signal: Signal) -> Option<i32> {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
     child.wait().unwrap().code()
 }

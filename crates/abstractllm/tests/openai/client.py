@@ -2,14 +2,18 @@
 
 usage: client.py OPEN_URL KEYED_URL KEY SCENES
 
-OPEN_URL needs no key; KEYED_URL needs KEY and takes bodies of at most 100 kB. SCENES is
-testdata/scenes, whose answers are those of mlx-vlm.
+OPEN_URL needs no key and fetches images from anywhere; KEYED_URL needs KEY, takes bodies of at most
+100 kB, and fetches images from public addresses only. SCENES is testdata/scenes, whose answers are those
+of mlx-vlm.
 """
 
 import asyncio
 import base64
+import functools
+import http.server
 import json
 import sys
+import threading
 import time
 import unittest
 import urllib.request
@@ -35,9 +39,9 @@ def data_url(name):
     return f"data:image/png;base64,{encoded}"
 
 
-def messages(case):
-    """The messages of a case, its images as data URLs."""
-    content = [{"type": "image_url", "image_url": {"url": data_url(name)}} for name in case["images"]]
+def messages(case, url=data_url):
+    """The messages of a case, whose images are at `url(name)`."""
+    content = [{"type": "image_url", "image_url": {"url": url(name)}} for name in case["images"]]
     content.append({"type": "text", "text": case["prompt"]})
     system = [{"role": "system", "content": case["system"]}] if case["system"] else []
     return system + [{"role": "user", "content": content}]
@@ -123,6 +127,194 @@ class Chat(unittest.TestCase):
             wanted = case(name)
             answer = client().chat.completions.create(model=MODEL, messages=messages(wanted))
             self.assertEqual(answer.choices[0].message.content, wanted["full"]["text"], name)
+
+
+class Pictures(http.server.SimpleHTTPRequestHandler):
+    """The folder of the scenes, as another server has it."""
+
+    asked = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path == "/moved.png":
+            self.send_response(302)
+            self.send_header("Location", "/" + case("01-describe")["images"][0])
+            return self.end_headers()
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+class Addresses(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        handler = functools.partial(Pictures, directory=SCENES)
+        cls.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        cls.url = f"http://127.0.0.1:{cls.server.server_port}"
+        threading.Thread(target=cls.server.serve_forever, daemon=True).start()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.shutdown()
+        cls.server.server_close()
+
+    def setUp(self):
+        Pictures.asked.clear()
+
+    def fails(self, image, says, *server):
+        with self.assertRaises(openai.BadRequestError) as caught:
+            client(*server).chat.completions.create(
+                model=MODEL, messages=messages(case("01-describe"), lambda _: image)
+            )
+        self.assertIn(says, caught.exception.message)
+        self.assertEqual(caught.exception.param, "messages[0].content[0].image_url")
+
+    def test_images_by_url(self):
+        for name in ("01-describe", "20-compare"):
+            wanted = case(name)
+            answer = client().chat.completions.create(
+                model=MODEL, messages=messages(wanted, lambda image: f"{self.url}/{image}")
+            )
+            self.assertEqual(answer.choices[0].message.content, wanted["full"]["text"], name)
+        self.assertEqual(len(Pictures.asked), 3)
+
+    def test_a_redirect(self):
+        wanted = case("01-describe")
+        answer = client().chat.completions.create(
+            model=MODEL, messages=messages(wanted, lambda _: self.url + "/moved.png")
+        )
+        self.assertEqual(answer.choices[0].message.content, wanted["full"]["text"])
+
+    def test_what_is_no_image(self):
+        self.fails(self.url + "/no-such.png", "404")
+        self.fails(self.url + "/expected.json", "expected an image")
+        self.fails("file:///etc/passwd", "begins with http:// or https://")
+
+    def test_private_addresses(self):
+        for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"):
+            url = f"http://{host}:{self.server.server_port}/expected.json"
+            self.fails(url, "not allowed", KEYED_URL, KEY)
+        self.fails("http://169.254.169.254/latest/meta-data", "not allowed", KEYED_URL, KEY)
+        self.assertEqual(Pictures.asked, [])
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"enum": ["Oslo", "Rome"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 7},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+COLOURS = {
+    "type": "object",
+    "properties": {
+        "colour": {"enum": ["red", "green", "blue"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["colour", "count"],
+    "additionalProperties": False,
+}
+
+
+def needs(capability):
+    """Leaves a test out as long as the model cannot do what it tests."""
+    known = client().models.retrieve(MODEL).capabilities
+    return unittest.skipUnless(capability in known, f"{MODEL} has no {capability}")
+
+
+class Tools(unittest.TestCase):
+    ask = {"model": MODEL, "tools": [WEATHER], "max_tokens": 200}
+    turns = [{"role": "user", "content": "What is the weather in Oslo?"}]
+
+    def check(self, name, arguments):
+        self.assertEqual(name, "weather")
+        read = json.loads(arguments)
+        self.assertEqual(set(read), {"city", "days"})
+        self.assertIn(read["city"], ["Oslo", "Rome"])
+        self.assertIn(read["days"], range(1, 8))
+
+    @needs("tool_use")
+    def test_a_call_and_its_result(self):
+        for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+            answer = client().chat.completions.create(
+                messages=self.turns, tool_choice=choice, **self.ask
+            )
+            self.assertEqual(answer.choices[0].finish_reason, "tool_calls")
+            calls = answer.choices[0].message.tool_calls
+            self.assertGreaterEqual(len(calls), 1)
+            for call in calls:
+                self.check(call.function.name, call.function.arguments)
+        results = [{"role": "tool", "tool_call_id": c.id, "content": "3 degrees"} for c in calls]
+        turns = [*self.turns, answer.choices[0].message, *results]
+        after = client().chat.completions.create(messages=turns, tool_choice="none", **self.ask)
+        self.assertIn(after.choices[0].finish_reason, ("stop", "length"))
+        self.assertIsNone(after.choices[0].message.tool_calls)
+
+    @needs("tool_use")
+    def test_a_call_in_a_stream(self):
+        stream = client().chat.completions.create(
+            messages=self.turns, tool_choice="required", stream=True, **self.ask
+        )
+        ids, names, arguments, reason = {}, {}, {}, None
+        for chunk in stream:
+            choice = chunk.choices[0]
+            reason = choice.finish_reason or reason
+            for delta in choice.delta.tool_calls or []:
+                i = delta.index
+                ids[i] = delta.id or ids.get(i)
+                names[i] = delta.function.name or names.get(i)
+                arguments[i] = arguments.get(i, "") + (delta.function.arguments or "")
+        self.assertEqual(reason, "tool_calls")
+        self.assertEqual(list(ids), list(range(len(ids))))
+        self.assertTrue(all(ids.values()))
+        for i in ids:
+            self.check(names[i], arguments[i])
+
+    @needs("structured_output")
+    def test_json_schema(self):
+        schema = {"name": "colours", "strict": True, "schema": COLOURS}
+        form = {"type": "json_schema", "json_schema": schema}
+        for stream in (False, True):
+            with self.subTest(stream=stream):
+                self.one_document(form, stream)
+
+    def one_document(self, form, stream):
+        wanted = case("01-describe")
+        answer = client().chat.completions.create(
+            model=MODEL, messages=messages(wanted), response_format=form, stream=stream
+        )
+        if stream:
+            text = "".join(c.choices[0].delta.content or "" for c in answer if c.choices)
+        else:
+            self.assertEqual(answer.choices[0].finish_reason, "stop")
+            text = answer.choices[0].message.content
+        read = json.loads(text)
+        self.assertEqual(set(read), {"colour", "count"})
+        self.assertIn(read["colour"], ["red", "green", "blue"])
+        self.assertIn(read["count"], range(10))
+
+    @needs("json_mode")
+    def test_json_object(self):
+        answer = client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Say something in JSON."}],
+            response_format={"type": "json_object"},
+            max_tokens=500,
+        )
+        choice = answer.choices[0]
+        if choice.finish_reason == "stop":
+            json.loads(choice.message.content)
 
 
 class Refusals(unittest.TestCase):

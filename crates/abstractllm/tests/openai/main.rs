@@ -71,8 +71,9 @@ fn the_official_client_is_served() {
         }
         Err(environment::Missing::Broken(why)) => panic!("{why}"),
     };
-    let open = Server::start(&["--alias", "gpt-4o"], None);
-    let keyed = Server::start(&["--max-body", "100kB"], Some(KEY));
+    let anywhere = ["--fetch-images", "--allow-private-addresses"];
+    let open = Server::start(&[&anywhere[..], &["--alias", "gpt-4o"]].concat(), None);
+    let keyed = Server::start(&["--max-body", "100kB", "--fetch-images"], Some(KEY));
     let output = Command::new(python)
         .arg(here.join("client.py"))
         .args([&open.url, &keyed.url, KEY])

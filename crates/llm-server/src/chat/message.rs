@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use llm_core::{Image, ImageDetail, Message, Part, Role, ToolResult};
+use axum::http::StatusCode;
+use llm_core::{Error, ErrorKind, Image, ImageDetail, Message, Part, Role, ToolResult};
 use serde_json::Value;
 
 use super::{
@@ -17,15 +18,18 @@ use crate::{
 /// What was read of a conversation.
 pub(super) struct Conversation<'a> {
     images: &'a dyn ImageSource,
+    /// Most bytes that all fetched images may still take.
+    room: usize,
     pub(super) messages: Vec<Message>,
     /// How closely images are to be looked at; one for all of them.
     pub(super) detail: Option<ImageDetail>,
 }
 
 impl<'a> Conversation<'a> {
-    /// Returns an empty conversation, whose images with an address come from `images`.
-    pub(super) fn new(images: &'a dyn ImageSource) -> Self {
-        Self { images, messages: Vec::new(), detail: None }
+    /// Returns an empty conversation, whose images with an address come from `images`, at most `room`
+    /// bytes of them.
+    pub(super) fn new(images: &'a dyn ImageSource, room: usize) -> Self {
+        Self { images, room, messages: Vec::new(), detail: None }
     }
 
     /// Reads the message `value`, which stands at `at`.
@@ -130,10 +134,22 @@ impl<'a> Conversation<'a> {
     }
 
     /// What a client writes is never taken for a path of this machine.
-    async fn image(&self, url: &str) -> ApiResult<Image> {
-        Ok(match url.starts_with("data:") {
-            true => Image::data_url(url)?,
-            false => self.images.fetch(url).await?,
-        })
+    async fn image(&mut self, url: &str) -> ApiResult<Image> {
+        if url.starts_with("data:") {
+            return Ok(Image::data_url(url)?);
+        }
+        if !url.starts_with("https://") && !url.starts_with("http://") {
+            let message = "expected a data URL or an address that begins with http:// or https://";
+            return Err(Error::new(ErrorKind::Image, message).into());
+        }
+        let image = self.images.fetch(url).await?;
+        if let Image::Encoded(bytes) = &image {
+            // A short text may name many large images; memory is what bodies are bounded for.
+            self.room = self.room.checked_sub(bytes.len()).ok_or_else(|| {
+                let message = "the images of this request are larger than a body may be";
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).with_code("images_too_large")
+            })?;
+        }
+        Ok(image)
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn completions(
     let (parts, body) = request.into_parts();
     let fields =
         body::json(&parts.headers, body, options.max_body_bytes, options.body_timeout).await?;
-    let asked = request::read(fields, options.unknown_fields, &*options.images).await?;
+    let asked = request::read(fields, &app).await?;
     let (name, provider) = app.model(&asked.model)?;
     asked.request.validate(provider.info())?;
     let turn = app.admission.turn(seat).await?;

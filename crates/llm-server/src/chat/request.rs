@@ -1,5 +1,6 @@
 //! A request as clients write it, and what is done about the fields that are not honoured.
 
+use axum::http::StatusCode;
 use llm_core::{GenerateParams, Request};
 use serde_json::{Map, Value};
 
@@ -9,7 +10,8 @@ use super::{
 };
 use crate::{
     error::{ApiError, ApiResult},
-    options::{ImageSource, UnknownFields},
+    options::UnknownFields,
+    state::App,
 };
 
 /// What a client asks for.
@@ -77,13 +79,11 @@ const HONOURED: &[&str] = &[
 ];
 
 /// Reads the request in `body`.
-pub(super) async fn read(
-    body: Map<String, Value>,
-    unknown: UnknownFields,
-    images: &dyn ImageSource,
-) -> ApiResult<ChatRequest> {
+pub(super) async fn read(body: Map<String, Value>, app: &App) -> ApiResult<ChatRequest> {
+    let options = &app.options;
     let mut fields = Fields::new(body, "");
-    let model = fields.need("model")?;
+    let model: String = fields.need("model")?;
+    app.model(&model)?;
     let stream = fields.take("stream")?.unwrap_or(false);
     let include_usage = include_usage(&mut fields, stream)?;
     let mut params = params(&mut fields)?;
@@ -93,15 +93,23 @@ pub(super) async fn read(
     let written: Vec<Value> = fields.need("messages")?;
     let mut ignored = settle(&mut fields)?;
     let rest = fields.rest();
-    match unknown {
+    match options.unknown_fields {
         UnknownFields::Ignore => ignored.extend(rest),
         UnknownFields::Refuse => rest.first().map_or(Ok(()), |name| Err(unknown_field(name)))?,
     }
     // Last, since it may go to the network.
-    let mut conversation = message::Conversation::new(images);
-    for (i, value) in written.into_iter().enumerate() {
-        conversation.read(value, &format!("messages[{i}]")).await?;
-    }
+    let mut conversation = message::Conversation::new(&*options.images, options.max_body_bytes);
+    let reading = async {
+        for (i, value) in written.into_iter().enumerate() {
+            conversation.read(value, &format!("messages[{i}]")).await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(options.body_timeout, reading).await.unwrap_or_else(|_| {
+        let seconds = options.body_timeout.as_secs_f64();
+        let message = format!("the images did not arrive within {seconds} s");
+        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+    })?;
     params.image_detail = conversation.detail;
     let request = Request { messages: conversation.messages, params, tools, tool_choice, output };
     Ok(ChatRequest { model, request, stream, include_usage, ignored })

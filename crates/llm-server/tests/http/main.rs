@@ -3,6 +3,7 @@
 mod bounds;
 mod chat;
 mod gate;
+mod images;
 mod refusals;
 mod routes;
 

@@ -32,8 +32,8 @@ fn each_bad_field_is_named() {
         (json!({"messages": [{"role": "user"}]}), Some("messages[0].content"), "missing"),
         (content(json!(5)), Some("messages[0].content"), "a text or a list of parts, found `5`"),
         (content(json!([{"type": "audio"}])), Some("messages[0].content[0].type"), "found `audio`"),
-        (image("file:///etc/passwd"), Some("messages[0].content[0].image_url"), "as a data URL"),
-        (image("/etc/passwd"), Some("messages[0].content[0].image_url"), "as a data URL"),
+        (image("http://a/b.png"), Some("messages[0].content[0].image_url"), "as a data URL"),
+        (image("/etc/passwd"), Some("messages[0].content[0].image_url"), "expected a data URL"),
         (
             image("data:image/png;base64,%"),
             Some("messages[0].content[0].image_url"),

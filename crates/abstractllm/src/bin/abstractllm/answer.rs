@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::Path, time::Instant};
 
 use abstractllm::{
-    Completion, Error, ErrorKind, Event, FinishReason, Notice, Provider, Request,
+    Completion, Error, ErrorKind, Event, FinishReason, Notice, Request,
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, say},
     images::{self, Source, Summary},
     interrupt::{Interrupts, Next},
-    load,
+    load::{Loaded, Wanted},
     output::{Answer, Problem, Style, Times},
     progress::Bars,
     prompt, report,
@@ -45,6 +45,7 @@ fn answer(
     let params = args.params();
     params.validate()?;
     args.report.as_deref().map_or(Ok(()), report::check_target)?;
+    let wanted = Wanted::of(&args.model)?;
     let limits = Limits::default();
     let sources: Vec<Source> =
         images.iter().map(|image| images::open(image, &limits)).collect::<Result<_, _>>()?;
@@ -57,27 +58,25 @@ fn answer(
     let bars = Bars::new(quiet);
     let measured = args.monitor || args.report.is_some();
     let monitor = measured.then(|| PerformanceMonitor::new(MonitorOptions::default()));
-    load::note_default(&args.model, quiet);
 
     let started = Instant::now();
     let operation = monitor.as_ref().map(|monitor| monitor.monitor("load"));
-    let model = load::model(&args.model, limits, monitor.as_ref(), &bars);
-    bars.clear();
+    let model = wanted.load(limits, monitor.as_ref(), &bars, quiet);
     drop(operation);
+    let model = model?;
     let session = Session {
         style: Style::of(args),
         bars,
         interrupts,
-        model_name: args.model.name(),
+        model: &model,
         images: &summaries,
         load_seconds: started.elapsed().as_secs_f64(),
         shows_report: args.monitor,
         report_file: args.report.as_deref(),
         quiet,
     };
-    let model = model?;
-    let done = session.run(&model, command, request, monitor.as_ref());
-    model.caches().flush();
+    let done = session.run(command, request, monitor.as_ref());
+    model.flush();
     done
 }
 
@@ -86,7 +85,7 @@ struct Session<'a> {
     style: Style,
     bars: Bars,
     interrupts: Interrupts,
-    model_name: &'a str,
+    model: &'a Loaded,
     images: &'a [Summary],
     load_seconds: f64,
     shows_report: bool,
@@ -104,16 +103,15 @@ enum End {
 impl Session<'_> {
     fn run(
         &self,
-        model: &dyn Provider,
         command: &str,
         request: Request,
         monitor: Option<&PerformanceMonitor>,
     ) -> Result<(), Failure> {
-        let max_tokens = request.params.max_tokens;
+        let max_tokens = request.params.max_tokens.unwrap_or(self.model.max_tokens);
         let started = Instant::now();
         let operation = monitor.map(|monitor| monitor.monitor(command));
         let (mut text, mut notices) = (String::new(), Vec::new());
-        let end = self.read(model, request, &mut text, &mut notices)?;
+        let end = self.read(request, &mut text, &mut notices)?;
         drop(operation);
         self.bars.clear();
 
@@ -128,7 +126,7 @@ impl Session<'_> {
             finish_reason: completion.map(|completion| completion.reason),
             usage: completion.map(|completion| completion.usage),
             times: Times::new(self.load_seconds, answer_seconds, completion),
-            model: self.model_name,
+            model: &self.model.name,
             images: self.images,
             notices: &notices,
             monitor: report.as_ref().filter(|_| self.shows_report),
@@ -160,13 +158,12 @@ impl Session<'_> {
     /// Prints the answer as it comes and gathers it in `text` and `notices`.
     fn read(
         &self,
-        model: &dyn Provider,
         request: Request,
         text: &mut String,
         notices: &mut Vec<Notice>,
     ) -> Result<End, Failure> {
         self.interrupts.begin_answer();
-        let mut stream = match block_on(model.generate_stream(request)) {
+        let mut stream = match block_on(self.model.provider.generate_stream(request)) {
             Ok(stream) => stream,
             Err(error) => return Ok(End::Failed(error)),
         };
@@ -201,8 +198,7 @@ impl Session<'_> {
 }
 
 /// Says which of the two limits ended an answer.
-pub(crate) fn length_note(max_tokens: Option<u32>, made: usize) -> String {
-    let max_tokens = max_tokens.unwrap_or(abstractllm::GenerateParams::DEFAULT_MAX_TOKENS);
+pub(crate) fn length_note(max_tokens: u32, made: usize) -> String {
     match made < max_tokens as usize {
         true => {
             format!("note: the answer stops here: the model's context is full ({made} new tokens)")

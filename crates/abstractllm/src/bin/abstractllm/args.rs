@@ -3,14 +3,19 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use abstractllm::{
-    GenerateParams, embedded,
-    mlx::{ByteSize, MemoryOptions, MemoryPolicy, QuantizationMode, Quantize, Recipe, Rule},
+    GenerateParams,
+    mlx::{ByteSize, QuantizationMode, Quantize, Recipe, Rule},
 };
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
-    chat::args::ChatArgs, completions::CompletionsArgs, kv_args::KvArgs, man::ManArgs,
-    report_args::ReportArgs, serve_args::ServeArgs,
+    chat::args::ChatArgs,
+    completions::CompletionsArgs,
+    man::ManArgs,
+    model_args::{ModelArgs, group_size},
+    models::ModelsArgs,
+    report_args::ReportArgs,
+    serve_args::ServeArgs,
 };
 
 const EXAMPLES: &str = "\
@@ -18,6 +23,7 @@ Examples:
   abstractllm describe picture.png
   abstractllm describe before.jpg after.jpg --model mlx-community/Qwen2.5-VL-3B-Instruct-4bit
   abstractllm generate --image sign.jpg --prompt 'What does the sign say?' --json
+  abstractllm describe picture.png --provider openai --model gpt-5-mini
   echo 'Who are you?' | abstractllm generate
   abstractllm check-image photo.jpg
   abstractllm serve
@@ -44,6 +50,7 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     CheckImage(CheckImageArgs),
     SystemCheck(SystemCheckArgs),
+    Models(ModelsArgs),
     Quantize(QuantizeArgs),
     Report(ReportArgs),
     Serve(ServeArgs),
@@ -115,82 +122,6 @@ pub(crate) struct AnswerArgs {
     /// Prints one JSON object: text, finish reason, usage, times, model and images
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-}
-
-/// Which model, and how it is loaded.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Model")]
-pub(crate) struct ModelArgs {
-    /// A folder, or organisation/model of the Hugging Face hub [default: the embedded tiny-vl]
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) model: Option<String>,
-    /// Packs a full checkpoint while loading: 2, 3, 4 (if only --quantize is given), 5, 6 or 8 bits,
-    /// mxfp4, mxfp8 or nvfp4
-    #[arg(
-        long,
-        value_name = "BITS|MODE",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "4",
-        value_parser = packing,
-        overrides_with = "no_quantize",
-    )]
-    pub(crate) quantize: Option<Quantize>,
-    /// Loads the checkpoint as it is (default)
-    #[arg(long, overrides_with = "quantize")]
-    pub(crate) no_quantize: bool,
-    /// Weights that share a scale: 32, 64 or 128
-    #[arg(long, value_name = "N", value_parser = group_size, requires = "quantize")]
-    pub(crate) group_size: Option<i32>,
-    /// Most memory that this program may hold, weights included, such as 4GiB [default: what is free]
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory_limit: Option<ByteSize>,
-    /// What is done about a request that would not fit into memory
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
-    pub(crate) memory_policy: Policy,
-    /// Never goes to the network
-    #[arg(long)]
-    pub(crate) offline: bool,
-    /// A folder that keeps what was computed of pictures and prompts, at most 10 GiB: the next
-    /// question about a picture then costs its own words only. It can be deleted at any time
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
-    /// Most tokens that are guessed from prompt and answer and read in one step: greedy answers stay the
-    /// same, and come quicker where they repeat what was said
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) prompt_lookup_tokens: usize,
-    #[command(flatten)]
-    pub(crate) kv: KvArgs,
-}
-
-/// What is done about a request that would not fit into memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Policy {
-    /// Reads the prompt in smaller steps, then makes images smaller, and says so
-    #[default]
-    Fit,
-    /// Ends with an error before anything is computed
-    Reject,
-}
-
-impl ModelArgs {
-    /// Returns the name of the model.
-    pub(crate) fn name(&self) -> &str {
-        self.model.as_deref().unwrap_or(embedded::TINY_VL)
-    }
-
-    pub(crate) fn memory(&self) -> MemoryOptions {
-        let policy = match self.memory_policy {
-            Policy::Fit => MemoryPolicy::Fit,
-            Policy::Reject => MemoryPolicy::Reject,
-        };
-        MemoryOptions { limit_bytes: self.memory_limit.map(|size| size.0), policy }
-    }
-
-    pub(crate) fn quantize(&self) -> Option<Quantize> {
-        let of_groups = |how: Quantize| self.group_size.unwrap_or(how.group_size);
-        self.quantize.map(|how| Quantize { group_size: of_groups(how), ..how })
-    }
 }
 
 /// How the answer is chosen.
@@ -363,26 +294,11 @@ impl QuantizeArgs {
     }
 }
 
-fn bits(text: &str) -> Result<i32, String> {
+pub(crate) fn bits(text: &str) -> Result<i32, String> {
     one_of(text, &Quantize::BITS)
 }
 
-fn packing(text: &str) -> Result<Quantize, String> {
-    match text.parse::<QuantizationMode>() {
-        Ok(mode) => Ok(mode.into()),
-        Err(_) => match bits(text) {
-            Ok(bits) => Ok(Quantize { bits, ..Quantize::default() }),
-            Err(error) => Err(format!("{error}, mxfp4, mxfp8 or nvfp4")),
-        },
-    }
-}
-
-fn group_size(text: &str) -> Result<i32, String> {
-    // 16 is that of nvfp4, which has no other.
-    one_of(text, &[16, 32, 64, 128])
-}
-
-fn one_of(text: &str, allowed: &[i32]) -> Result<i32, String> {
+pub(crate) fn one_of(text: &str, allowed: &[i32]) -> Result<i32, String> {
     let list = || allowed.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
     let number = text.parse().ok().filter(|number| allowed.contains(number));
     number.ok_or_else(|| format!("expected one of {}", list()))
@@ -408,31 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn quantize_takes_its_bits_after_an_equals_sign_only() {
-        assert_eq!(answer(&[]).model.quantize(), None);
-        let four = Some(Quantize::default());
-        assert_eq!(answer(&["--quantize"]).model.quantize(), four);
-        let packed = answer(&["--quantize=8", "--group-size", "32"]).model.quantize();
-        assert_eq!(packed, Some(Quantize::affine(8, 32)));
-        let floats = answer(&["--quantize=mxfp4"]).model.quantize();
-        assert_eq!(floats, Some(QuantizationMode::Mxfp4.into()));
-        assert_eq!(answer(&["--quantize=8", "--no-quantize"]).model.quantize(), None);
-        assert_eq!(answer(&["--no-quantize", "--quantize"]).model.quantize(), four);
-        // An image after it is an image.
+    fn an_image_after_quantize_is_an_image() {
         let all = ["abstractllm", "describe", "--quantize", "a.png"];
         let Command::Describe(args) = Cli::try_parse_from(all).unwrap().command else { panic!() };
         assert_eq!(args.images, ["a.png"]);
-    }
-
-    #[test]
-    fn memory_is_said_in_sizes() {
-        assert_eq!(answer(&[]).model.memory(), MemoryOptions::default());
-        let found = answer(&["--memory-limit", "1.5GiB", "--memory-policy", "reject"]);
-        let expected = MemoryOptions { limit_bytes: Some(3 << 29), policy: MemoryPolicy::Reject };
-        assert_eq!(found.model.memory(), expected);
-        let all = ["abstractllm", "generate", "--memory-limit", "much"];
-        let error = Cli::try_parse_from(all).unwrap_err().to_string();
-        assert!(error.contains("expected a size such as 4GiB"), "{error}");
     }
 
     #[test]

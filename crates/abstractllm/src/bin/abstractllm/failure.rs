@@ -63,6 +63,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<abstractllm::mlx::Error> for Failure {
+    fn from(error: abstractllm::mlx::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
 /// An error while writing to stdout.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

@@ -1,6 +1,5 @@
 //! What can be said about keys and values.
 
-use abstractllm::mlx::{KvCacheOptions, KvQuantize, KvWindow};
 use clap::Args;
 
 /// How the keys and values of long conversations are kept.
@@ -22,13 +21,15 @@ pub(crate) struct KvArgs {
 }
 
 impl KvArgs {
-    pub(crate) fn options(&self) -> KvCacheOptions {
-        let usual = KvQuantize::default();
-        let quantize = self.kv_bits.map(|bits| KvQuantize {
-            bits,
-            group_size: self.kv_group_size.unwrap_or(usual.group_size),
-            start_tokens: self.quantized_kv_start.unwrap_or(usual.start_tokens),
-        });
-        KvCacheOptions { quantize, window: self.max_kv_size.map(KvWindow::new) }
+    /// Returns option, key and value of each that was given.
+    pub(crate) fn settings(&self) -> impl Iterator<Item = (&'static str, &'static str, String)> {
+        let size = |value: Option<usize>| value.map(|value| value.to_string());
+        let said = [
+            ("--kv-bits", "kv_bits", self.kv_bits.map(|bits| bits.to_string())),
+            ("--kv-group-size", "kv_group_size", self.kv_group_size.map(|n| n.to_string())),
+            ("--quantized-kv-start", "quantized_kv_start", size(self.quantized_kv_start)),
+            ("--max-kv-size", "max_kv_size", size(self.max_kv_size)),
+        ];
+        said.into_iter().filter_map(|(option, key, value)| Some((option, key, value?)))
     }
 }

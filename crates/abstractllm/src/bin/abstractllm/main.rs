@@ -8,6 +8,7 @@ mod chat;
 mod check_image;
 mod completions;
 mod failure;
+mod fetch;
 mod format;
 mod images;
 mod interrupt;
@@ -15,6 +16,8 @@ mod kv_args;
 mod load;
 mod logging;
 mod man;
+mod model_args;
+mod models;
 mod output;
 mod progress;
 mod prompt;
@@ -40,6 +43,7 @@ fn main() {
         Command::Chat(args) => chat::run(&args, cli.quiet),
         Command::CheckImage(args) => check_image::run(&args),
         Command::SystemCheck(args) => system_check::run(&args),
+        Command::Models(args) => models::run(&args, cli.quiet),
         Command::Quantize(args) => quantize::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args, cli.quiet),
         Command::Serve(args) => serve::run(&args, cli.quiet),

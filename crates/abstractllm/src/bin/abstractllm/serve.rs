@@ -9,11 +9,11 @@ use std::{
 };
 
 use abstractllm::{
-    Error, ErrorKind, Provider, Result,
+    Error, ErrorKind, Result,
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
-use llm_server::{ApiKey, Server, ServerOptions, UnknownFields};
+use llm_server::{ApiKey, ImageSource, Server, ServerOptions, UnknownFields};
 use serde_json::json;
 use signal_hook::low_level;
 use tokio::{
@@ -24,7 +24,9 @@ use tokio::{
 
 use crate::{
     failure::{Failure, say},
-    load, output,
+    fetch::Fetched,
+    load::Wanted,
+    output,
     progress::Bars,
     serve_args::{ListenArgs, ServeArgs},
 };
@@ -41,6 +43,7 @@ pub(crate) fn run(args: &ServeArgs, quiet: bool) -> std::result::Result<(), Fail
         .build()
         .map_err(|e| failed("cannot start the server's threads", e))?;
     let options = options(args)?;
+    let wanted = Wanted::of(&args.model)?;
     // Before the model is loaded, which can take minutes, and that much earlier in the way of
     // whoever wants the same port.
     let address = SocketAddr::new(args.listen.host, args.listen.port);
@@ -49,14 +52,10 @@ pub(crate) fn run(args: &ServeArgs, quiet: bool) -> std::result::Result<(), Fail
         .map_err(|e| failed(&format!("cannot listen at {address}"), e))?;
     let address = listener.local_addr().map_err(|e| failed("cannot listen", e))?;
 
-    load::note_default(&args.model, quiet);
     let bars = Bars::new(quiet);
-    let model = load::model(&args.model, Limits::default(), options.monitor.as_ref(), &bars);
-    bars.clear();
-    let model = Arc::new(model?);
-    let caches = model.caches().clone();
-    let names = [args.model.name()].into_iter().chain(args.listen.alias.iter().map(String::as_str));
-    let models = names.map(|name| (name.to_owned(), model.clone() as Arc<dyn Provider>));
+    let model = wanted.load(Limits::default(), options.monitor.as_ref(), &bars, quiet)?;
+    let names = [&model.name].into_iter().chain(&args.listen.alias);
+    let models = names.map(|name| (name.clone(), model.provider.clone()));
     let server = Server::new(models, options);
     // From here on Ctrl-C no longer ends the program by itself.
     let signals = {
@@ -67,10 +66,10 @@ pub(crate) fn run(args: &ServeArgs, quiet: bool) -> std::result::Result<(), Fail
     let (interrupt, terminate) = interrupt
         .and_then(|interrupt| Ok((interrupt, terminate?)))
         .map_err(|e| failed("cannot listen for Ctrl-C", e))?;
-    ready(address, args)?;
+    ready(address, &model.name, args.json)?;
     let stop = stopped(interrupt, terminate, quiet);
     runtime.block_on(server.run(listener, stop)).map_err(|e| failed("the server ended", e))?;
-    caches.flush();
+    model.flush();
     Ok(())
 }
 
@@ -88,7 +87,16 @@ fn options(args: &ServeArgs) -> std::result::Result<ServerOptions, Failure> {
     }
     let bounds = &args.bounds;
     let max_body_bytes = usize::try_from(bounds.max_body.0).unwrap_or(usize::MAX);
+    let usual = ServerOptions::default();
+    let images: Arc<dyn ImageSource> = match listen.fetch_images {
+        true => {
+            let private = listen.allow_private_addresses;
+            Arc::new(Fetched::new(bounds.max_body.0, usual.body_timeout, private))
+        }
+        false => usual.images.clone(),
+    };
     Ok(ServerOptions {
+        images,
         allowed_hosts: match is_local && api_keys.is_empty() {
             true => local_names(listen),
             false => Vec::new(),
@@ -107,7 +115,7 @@ fn options(args: &ServeArgs) -> std::result::Result<ServerOptions, Failure> {
             sample_interval: SAMPLE_INTERVAL,
             ..MonitorOptions::default()
         })),
-        ..ServerOptions::default()
+        ..usual
     })
 }
 
@@ -140,9 +148,9 @@ fn keys(file: Option<&Path>, without: bool) -> Result<Vec<ApiKey>> {
 }
 
 /// Tells whoever started the server that it can be asked.
-fn ready(address: SocketAddr, args: &ServeArgs) -> io::Result<()> {
-    let (url, model) = (format!("http://{address}/v1"), args.model.name());
-    match args.json {
+fn ready(address: SocketAddr, model: &str, json: bool) -> io::Result<()> {
+    let url = format!("http://{address}/v1");
+    match json {
         true => output::line(&json!({"event": "ready", "url": url, "model": model})),
         false => output::write_text(&format!("{model} can be asked at {url}\n")),
     }

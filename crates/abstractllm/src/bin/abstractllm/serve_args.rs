@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use abstractllm::mlx::ByteSize;
 use clap::Args;
 
-use crate::args::ModelArgs;
+use crate::model_args::ModelArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,6 +52,14 @@ pub(crate) struct ListenArgs {
     /// a key
     #[arg(long, conflicts_with = "api_key_file")]
     pub(crate) without_key: bool,
+    /// Fetches images that a request names by an http or https address, none of them from this machine or
+    /// a private network; without it images are data URLs
+    #[arg(long)]
+    pub(crate) fetch_images: bool,
+    /// Lets images come from this machine and its private networks too: clients can then reach what only
+    /// this machine does
+    #[arg(long, requires = "fetch_images")]
+    pub(crate) allow_private_addresses: bool,
     /// Ignores fields of a request that mean nothing here instead of refusing it; the header
     /// x-ignored-fields of the answer lists them
     #[arg(long)]
@@ -71,7 +79,8 @@ pub(crate) struct BoundsArgs {
     /// Longest time that a request waits before it is refused with status 503
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub(crate) max_wait: Duration,
-    /// Largest body of a request, images included, such as 32MiB
+    /// Largest body of a request, images included, such as 32MiB; also most bytes of images that it names
+    /// by address
     #[arg(long, value_name = "SIZE", default_value = "32MiB")]
     pub(crate) max_body: ByteSize,
     /// How long answers in the making may take to end when the server is stopped

@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
-use crate::args::{BudgetArgs, ModelArgs, SamplingArgs};
+use crate::{
+    args::{BudgetArgs, SamplingArgs},
+    model_args::ModelArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:

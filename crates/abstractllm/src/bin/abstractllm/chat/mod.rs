@@ -7,7 +7,7 @@ mod turn;
 
 use std::{io, time::Instant};
 
-use abstractllm::{Error, ErrorKind, Part, mlx::MlxProvider, session::Session, vision::Limits};
+use abstractllm::{Error, ErrorKind, Part, session::Session, vision::Limits};
 use serde_json::{Value, json};
 
 use self::{
@@ -20,7 +20,8 @@ use crate::{
     failure::{Failure, say},
     images::{self, Summary},
     interrupt::Interrupts,
-    load, output,
+    load::{Loaded, Wanted},
+    output,
     progress::Bars,
 };
 
@@ -31,8 +32,8 @@ struct Chat<'a> {
     limits: Limits,
     bars: Bars,
     interrupts: Interrupts,
-    model: MlxProvider,
-    model_name: String,
+    wanted: Wanted,
+    model: Loaded,
     load_seconds: f64,
     session: Session,
     /// Images that go with the next message.
@@ -42,6 +43,7 @@ struct Chat<'a> {
 pub(crate) fn run(args: &ChatArgs, quiet: bool) -> Result<(), Failure> {
     let params = params(&args.sampling, &args.budget);
     params.validate()?;
+    let wanted = Wanted::of(&args.model)?;
     let limits = Limits::default();
     let mut session = match args.session.as_deref().filter(|path| path.exists()) {
         Some(path) => Session::load(path)?,
@@ -57,25 +59,23 @@ pub(crate) fn run(args: &ChatArgs, quiet: bool) -> Result<(), Failure> {
     }
     let interrupts = Interrupts::listen()
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for Ctrl-C").with_source(e))?;
-    load::note_default(&args.model, quiet);
     let bars = Bars::new(quiet);
     let started = Instant::now();
-    let model = load::model(&args.model, limits, None, &bars);
-    bars.clear();
+    let model = wanted.load(limits, None, &bars, quiet)?;
     let mut chat = Chat {
         args,
         quiet,
         limits,
         bars,
         interrupts,
-        model: model?,
-        model_name: args.model.name().to_owned(),
+        wanted,
+        model,
         load_seconds: started.elapsed().as_secs_f64(),
         session,
         waiting,
     };
     let done = chat.go_on();
-    chat.model.caches().flush();
+    chat.model.flush();
     done
 }
 
@@ -165,13 +165,13 @@ impl Chat<'_> {
     /// Goes on with another model, which sees what was said so far.
     fn change_model(&mut self, name: String) -> Result<(), Failure> {
         let started = Instant::now();
-        let loaded = load::named(&name, &self.args.model, self.limits, None, &self.bars);
-        self.bars.clear();
-        self.model = loaded?;
+        let before = self.wanted.name().to_owned();
+        self.wanted.name_another(&name);
+        let loaded = self.wanted.load(self.limits, None, &self.bars, self.quiet);
+        self.model = loaded.inspect_err(|_| self.wanted.name_another(&before))?;
         self.load_seconds = started.elapsed().as_secs_f64();
         let told = format!("{name} answers from now on");
         let value = json!({"model": name});
-        self.model_name = name;
         Ok(self.tell(&told, value)?)
     }
 

@@ -52,7 +52,7 @@ impl Chat<'_> {
         };
         self.interrupts.begin_answer();
         let answered = {
-            let asking = self.session.ask_with(&self.model, question.clone(), on_event);
+            let asking = self.session.ask_with(&*self.model.provider, question.clone(), on_event);
             self.interrupts.race(asking)
         };
         self.interrupts.end_answer();
@@ -67,7 +67,9 @@ impl Chat<'_> {
                 self.keep()?;
                 let Completion { reason, usage, .. } = response.completion;
                 if reason == FinishReason::Length && !self.quiet {
-                    say(&length_note(self.session.params.max_tokens, usage.completion_tokens));
+                    let max_tokens = self.session.params.max_tokens;
+                    let max_tokens = max_tokens.unwrap_or(self.model.max_tokens);
+                    say(&length_note(max_tokens, usage.completion_tokens));
                 }
                 Ok(())
             }
@@ -108,7 +110,7 @@ impl Chat<'_> {
             finish_reason: completion.map(|completion| completion.reason),
             usage: completion.map(|completion| completion.usage),
             times: Times::new(self.load_seconds, seconds, completion.as_ref()),
-            model: &self.model_name,
+            model: &self.model.name,
             images,
             notices: &heard.notices,
             monitor: None,
