@@ -9,5 +9,8 @@ struct Caches;
 #[doc = include_str!("../../../docs/performance-report.md")]
 struct PerformanceReport;
 
+#[doc = include_str!("../../../docs/preprocessing.md")]
+struct Preprocessing;
+
 #[doc = include_str!("../../../docs/settings.md")]
 struct Settings;

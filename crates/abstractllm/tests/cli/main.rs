@@ -12,6 +12,7 @@ mod providers;
 mod quantize;
 mod report;
 mod serve;
+mod snippets;
 mod system_check;
 
 use std::{
