@@ -5,12 +5,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::instructions;
+use crate::{crates, instructions};
 
 pub(crate) type Result<T = ()> = std::result::Result<T, String>;
 
 pub(crate) fn all() -> Result {
     run(&mut cargo("fmt --all -- --check"))?;
+    crates::table(false)?;
     run(&mut cargo("clippy --workspace --all-targets -- -D warnings"))?;
     test()?;
     run(cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;

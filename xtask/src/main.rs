@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr, reason = "the tasks tell a person at a terminal what they do")]
 
+mod alone;
 mod bench;
 mod ci;
+mod crates;
 mod instructions;
 mod table;
 
@@ -14,6 +16,8 @@ usage: cargo xtask TASK
 
   test           run all tests of the workspace
   dependencies   licences, bans, sources and advisories, if cargo-deny is installed
+  crates         writes how many crates each of ours brings into the README
+  crates --alone builds and runs a project outside of the workspace for each crate, which has it alone
   bench [OPTION...]
                  the criterion benches of every crate, which get the options, and a table of them in
                  target/criterion/table.md
@@ -40,6 +44,8 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
+        ["crates"] => crates::table(true),
+        ["crates", "--alone"] => alone::build(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
         ["bench", "preproc", "--threads", ref options @ ..] => bench::threads(options),
         ["bench", "checkpoint", ref options @ ..] => bench::checkpoint(options),
