@@ -1,4 +1,4 @@
-//! The calls of [`Provider`] for programs without an async runtime.
+//! The calls of [`Provider`] and of conversations for programs without an async runtime.
 //!
 //! ```no_run
 //! use std::io::Write;
@@ -19,6 +19,10 @@
 
 use futures_executor::block_on;
 use llm_core::{Event, EventStream, Provider, Request, Response, Result};
+#[cfg(feature = "session")]
+use llm_core::{Message, ToolCall, ToolResult};
+#[cfg(feature = "session")]
+use llm_session::{Session, Toolbox};
 
 /// Waits for the whole answer.
 ///
@@ -34,6 +38,36 @@ pub fn generate(provider: &dyn Provider, request: Request) -> Result<Response> {
 /// An error found before the first event; later ones arrive through the iterator.
 pub fn stream(provider: &dyn Provider, request: Request) -> Result<Events> {
     block_on(provider.generate_stream(request)).map(Events)
+}
+
+/// Asks `provider` the next question of a conversation and waits for the answer.
+///
+/// # Errors
+/// As [`Session::ask`].
+#[cfg(feature = "session")]
+pub fn ask(session: &mut Session, provider: &dyn Provider, question: Message) -> Result<Response> {
+    block_on(session.ask(provider, question))
+}
+
+/// As [`ask`], and hands every event to `on_event` as it comes.
+///
+/// # Errors
+/// As [`Session::ask`].
+#[cfg(feature = "session")]
+pub fn ask_with(
+    session: &mut Session,
+    provider: &dyn Provider,
+    question: Message,
+    on_event: impl FnMut(&Event) + Send,
+) -> Result<Response> {
+    block_on(session.ask_with(provider, question, on_event))
+}
+
+/// Runs `calls` side by side and returns a result for each, in their order, as [`Toolbox::run`].
+#[cfg(feature = "session")]
+#[must_use = "a model waits for the results of its calls"]
+pub fn run_tools(tools: &Toolbox, calls: &[ToolCall]) -> Vec<ToolResult> {
+    block_on(tools.run(calls))
 }
 
 /// The events of one answer: any number of events, then one [`Event::End`] or one error.

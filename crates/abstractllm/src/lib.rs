@@ -16,7 +16,8 @@
 //! - the vocabulary of `llm-core` at the root: [`Provider`], [`Request`], [`Event`], [`Error`];
 //! - [`create_llm`], which picks a provider by name and takes its settings as texts ([`Config`]), and
 //!   [`register_provider`], which adds one;
-//! - [`blocking`], the same calls for programs without an async runtime;
+//! - [`create_llm_async`], for programs that must not stand still while a model is read;
+//! - [`blocking`], the same calls as those of providers and sessions, without an async runtime;
 //! - [`vision`], from image files to what a vision tower reads (`vision-preproc`);
 //! - [`perf`], measuring (`perf-monitor`);
 //! - `mlx`, the provider that runs models here (`mlx-backend`), and `load`, its typed form;
@@ -37,6 +38,7 @@
 //!   `default-features = false, features = ["mlx"]`.
 #![forbid(unsafe_code)]
 
+mod background;
 pub mod blocking;
 mod config;
 mod create;
@@ -62,10 +64,11 @@ pub use perf_monitor as perf;
 pub use vision_preproc as vision;
 
 pub use crate::{
+    background::create_llm_async,
     config::Config,
     create::create_llm,
     reader::ConfigReader,
     registry::{available_providers, register_provider},
 };
 #[cfg(feature = "mlx")]
-pub use crate::{create::load, settings::mlx::mlx_options};
+pub use crate::{background::load_async, create::load, settings::mlx::mlx_options};

@@ -4,6 +4,11 @@ use abstractllm::{
     ErrorKind, Event, Request, blocking,
     testing::{Script, ScriptedProvider},
 };
+#[cfg(feature = "session")]
+use abstractllm::{
+    Message, ToolCall,
+    session::{Session, Toolbox},
+};
 
 #[test]
 fn the_whole_answer_and_its_events_say_the_same() {
@@ -52,4 +57,28 @@ fn the_rest_can_be_collected_and_dropping_cancels() {
     assert!(events.next().is_some());
     drop(events);
     assert_eq!(provider.cancelled(), 1);
+}
+
+#[cfg(feature = "session")]
+#[test]
+fn conversations_and_tools_can_be_waited_for() {
+    let provider = ScriptedProvider::new([Script::text("one two"), Script::text("three")]);
+    let mut session = Session::new();
+    let answer = blocking::ask(&mut session, &provider, Message::user(["count".into()])).unwrap();
+    assert_eq!(answer.text, "one two");
+    let mut heard = String::new();
+    let hear = |event: &Event| {
+        if let Event::Text(piece) = event {
+            heard.push_str(piece);
+        }
+    };
+    let question = Message::user(["go on".into()]);
+    let answer = blocking::ask_with(&mut session, &provider, question, hear).unwrap();
+    assert_eq!((answer.text.as_str(), heard.as_str()), ("three", "three"));
+    assert_eq!(session.turns().len(), 2);
+    assert_eq!(provider.requests()[1].messages.len(), 3);
+
+    let calls = [ToolCall::new("1", "nothing", serde_json::json!({}))];
+    let results = blocking::run_tools(&Toolbox::default(), &calls);
+    assert!(results[0].is_error, "{results:?}");
 }
