@@ -1,6 +1,6 @@
 //! Answers that are values of Rust types.
 
-use llm_core::{Error, ErrorKind, OutputFormat, Response, Result};
+use llm_core::{Error, ErrorKind, FinishReason, OutputFormat, Response, Result};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -28,11 +28,26 @@ pub fn output_of<T: JsonSchema>() -> OutputFormat {
 /// Returns the value that `response` holds.
 ///
 /// # Errors
-/// [`ErrorKind::Internal`] if the text is no `T`, which happens if `max_tokens` cut it.
+/// [`ErrorKind::InvalidRequest`] if `max_tokens`, a stop text or the service ended the answer before it
+/// was whole; [`ErrorKind::Internal`] if it is whole and no `T`.
 pub fn parse<T: DeserializeOwned>(response: &Response) -> Result<T> {
     serde_json::from_str(response.text.trim()).map_err(|e| {
-        let reason = response.completion.reason;
-        let message = format!("the answer, which ended with {reason:?}, is not of the type asked");
-        Error::new(ErrorKind::Internal, message).with_source(e)
+        let cut = match response.completion.reason {
+            FinishReason::Length => Some(format!(
+                "after {} tokens: raise max_tokens, or bound the lengths in the schema",
+                response.completion.usage.completion_tokens
+            )),
+            FinishReason::ContentFilter => Some("by the service".to_owned()),
+            FinishReason::ToolCalls => Some("by a call of tools".to_owned()),
+            _ => e.is_eof().then(|| "by a stop text".to_owned()),
+        };
+        let (kind, message) = match cut {
+            Some(how) => {
+                let message = format!("the answer was ended {how}, before it was whole");
+                (ErrorKind::InvalidRequest, message)
+            }
+            None => (ErrorKind::Internal, "the answer is not of the type asked".to_owned()),
+        };
+        Error::new(kind, message).with_source(e)
     })
 }

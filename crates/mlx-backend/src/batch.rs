@@ -2,6 +2,7 @@
 //! computes the next of each, so that weights are read once for all. Answers join and leave between
 //! two steps. One that is alone is read by itself, with nothing that a batch would need.
 
+mod forced;
 mod lookup;
 mod speculate;
 
@@ -51,6 +52,8 @@ struct Row {
     delta: i32,
     /// Guesses at what follows, if asked for.
     lookup: Option<Lookup>,
+    /// Why its grammar does not go on.
+    failure: Option<Error>,
     /// Whether it has ended.
     done: bool,
 }
@@ -63,10 +66,22 @@ enum Read {
 }
 
 impl Row {
-    /// Takes the next token of the answer, of which `caches` returns what was read.
-    fn take(&mut self, token: u32, caches: &dyn Fn() -> MlxResult<Vec<KvCache>>) {
+    /// Tells the sampler of the next token, before it chooses the one after it.
+    fn tell(&mut self, token: u32) {
+        if self.failure.is_none() {
+            self.failure = self.sampler.take(token).err();
+        }
+    }
+
+    /// Takes the next token of the answer, which may `end` it, and of which `caches` returns what was
+    /// read.
+    fn take(&mut self, token: u32, ends: bool, caches: &dyn Fn() -> MlxResult<Vec<KvCache>>) {
         self.lookup.iter_mut().for_each(|lookup| lookup.push(token));
-        match self.generation.take(token, caches) {
+        let taken = match self.failure.take() {
+            Some(error) => Err(error),
+            None => self.generation.take(token, ends, caches),
+        };
+        match taken {
             Ok(status) => self.done = status == Status::Done,
             Err(error) => {
                 self.generation.report(error);
@@ -115,7 +130,7 @@ impl Batch {
         // A draw needs the probabilities of one token at a time.
         let lookup = generation.lookup_tokens().filter(|_| sampler.takes_likeliest());
         let lookup = lookup.map(|most| Lookup::new(generation.prompt_ids(), most));
-        let row = Row { generation, sampler, delta, lookup, done: false };
+        let row = Row { generation, sampler, delta, lookup, failure: None, done: false };
         self.joining.push((row, caches, next));
     }
 
@@ -127,7 +142,7 @@ impl Batch {
         let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
         self.let_go();
         self.regroup().map_err(fail)?;
-        if self.speculate()? {
+        if self.speculate()? || self.read_forced()? {
             return Ok(());
         }
         let Some(next) = self.next.clone() else { return Ok(()) };
@@ -135,21 +150,29 @@ impl Batch {
             self.rows.iter().map(|row| row.generation.decode_span()).collect();
         // The step after these tokens is submitted before they are read, so that the device works
         // while the host turns them into text. What it finds for an answer that ends is thrown away.
-        let following = match self.rows.iter().all(|row| row.generation.is_last()) {
+        let logits = match self.rows.iter().all(|row| row.generation.is_last()) {
             true => None,
-            false => {
-                let tokens = self.submit(&next).map_err(fail)?;
-                async_eval([&tokens]).map_err(fail)?;
-                Some(tokens)
-            }
+            false => Some(self.submit(&next).map_err(fail)?),
         };
-        let tokens = tokens(&next)?;
+        let mut known = None;
+        if self.rows.iter().any(|row| row.sampler.is_held()) {
+            // A grammar must know the token to say what may follow, which the device computes meanwhile.
+            async_eval(&logits).map_err(fail)?;
+            let tokens = tokens(&next)?;
+            self.rows.iter_mut().zip(&tokens).for_each(|(row, &token)| row.tell(token));
+            known = Some(tokens);
+        }
+        let samplers = self.rows.iter_mut().map(|row| &mut row.sampler);
+        let following = logits.map(|logits| sampler::sample_rows(samplers, &logits));
+        self.next = following.transpose().map_err(fail)?;
+        async_eval(&self.next).map_err(fail)?;
+        let tokens = known.map_or_else(|| tokens(&next), Ok)?;
         spans.iter_mut().for_each(|span| span.units(1));
         drop(spans);
-        self.next = following;
         let read = &self.read;
         for (i, (row, token)) in self.rows.iter_mut().zip(tokens).enumerate() {
-            row.take(token, &|| read.row(i));
+            let ends = row.sampler.ends();
+            row.take(token, ends, &|| read.row(i));
         }
         Ok(())
     }
@@ -221,7 +244,7 @@ impl Batch {
         }
     }
 
-    /// Returns what follows after `next`, not yet computed.
+    /// Returns the logits `[B, V]` after `next`, not yet computed.
     fn submit(&mut self, next: &Array) -> MlxResult<Array> {
         let hidden = match &mut self.read {
             Read::One(caches) => {
@@ -247,7 +270,7 @@ impl Batch {
         let logits = self.model.logits(&hidden)?;
         #[cfg(test)]
         self.logits.replace(logits.clone());
-        sampler::sample_rows(self.rows.iter_mut().map(|row| &mut row.sampler), &logits)
+        Ok(logits)
     }
 }
 

@@ -36,9 +36,8 @@ use perf_monitor::{Counter, Gauge, Recorder, Shrink};
 use serde::Serialize;
 use vision_preproc::Patches;
 
-use self::{byte_cache::ByteCache, counters::Counters, disk::DiskTier};
-pub use self::{counters::CacheStats, disk::DiskCache};
 pub(crate) use self::{
+    byte_cache::ByteCache,
     device::DeviceCaches,
     digest::Digest,
     identity::{
@@ -48,6 +47,8 @@ pub(crate) use self::{
     models::{Lease, ModelCache, ModelKey, SharedModel},
     prefix_tree::Unit,
 };
+pub use self::{counters::CacheStats, disk::DiskCache};
+use self::{counters::Counters, disk::DiskTier};
 use crate::{Result, engine, memory};
 
 const MIB: u64 = 1 << 20;

@@ -59,6 +59,9 @@ pub enum Error {
     /// The request cannot be turned into a prompt.
     #[error("{0}")]
     Prompt(String),
+    /// Answers cannot be held to the form that the request asks for.
+    #[error("{0}")]
+    Output(String),
     /// The prompt holds another number of image placeholders than there are image features.
     #[error("the prompt has {placeholders} image placeholder tokens for {features} image features")]
     PlaceholderMismatch {
@@ -258,7 +261,9 @@ impl Error {
             | Self::UnsupportedArchitecture { .. }
             | Self::Tokenizer(_)
             | Self::Template(_) => ErrorKind::Model,
-            Self::Prompt(_) | Self::PlaceholderMismatch { .. } => ErrorKind::InvalidRequest,
+            Self::Prompt(_) | Self::Output(_) | Self::PlaceholderMismatch { .. } => {
+                ErrorKind::InvalidRequest
+            }
             Self::ContextOverflow { .. } => ErrorKind::ContextOverflow,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Image { .. } => ErrorKind::Image,

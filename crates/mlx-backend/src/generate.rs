@@ -22,6 +22,7 @@ use vision_preproc::{Grid, Patches};
 use crate::{
     Error, Result,
     caches::{Caches, DeviceCaches, Digest, Unit, reader_identity},
+    grammar::Grammar,
     guard::Reservation,
     kv_cache::{KvCache, KvCacheOptions},
     models::VisionLanguageModel,
@@ -47,6 +48,8 @@ pub(crate) struct Job {
     /// Most tokens of a guess at what follows; 0 makes none.
     pub(crate) prompt_lookup_tokens: usize,
     pub(crate) params: GenerateParams,
+    /// What the answer is held to, if it has a form.
+    pub(crate) grammar: Option<Grammar>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
     pub(crate) prefill_step_tokens: usize,
@@ -417,8 +420,9 @@ impl Generation {
         } else {
             let last = hidden.try_index((.., -1, ..)).map_err(fail)?;
             let logits = self.model.logits(&last).map_err(fail)?;
-            let mut sampler = Sampler::new(&self.job.params, &self.job.prompt.ids, logits.dim(-1))
-                .map_err(fail)?;
+            let (params, ids) = (&self.job.params, &self.job.prompt.ids);
+            let mut sampler = Sampler::new(params, ids, logits.dim(-1)).map_err(fail)?;
+            sampler.hold_to(self.job.grammar.take());
             let next = sampler.sample(&logits).map_err(fail)?;
             next.eval().map_err(fail)?;
             let read = ReadPrompt {
@@ -440,13 +444,15 @@ impl Generation {
         Ok(status)
     }
 
-    /// Takes the next token, and sends what it means. `caches` are its own once they are asked for.
+    /// Takes the next token, and sends what it means. Nothing may follow it if the answer `ends` with it.
+    /// `caches` are its own once they are asked for.
     ///
     /// # Errors
     /// What went wrong; the caller sends it as the end of the stream.
     pub(crate) fn take(
         &mut self,
         token: u32,
+        ends: bool,
         caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
     ) -> Result<Status> {
         let last = self.is_last();
@@ -456,14 +462,23 @@ impl Generation {
         self.first_token.get_or_insert_with(Instant::now);
         self.completion_tokens += 1;
         self.units.push(Unit::Token(token));
-        match self.read_token(token, last)? {
+        let ended = match (ends, last) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        match self.read_token(token, ended)? {
             Some(reason) => self.end(reason, caches),
             None => Ok(Status::Running),
         }
     }
 
-    /// Sends the text of `token`; returns why the answer ends, if it does.
-    fn read_token(&mut self, token: u32, last: bool) -> Result<Option<FinishReason>> {
+    /// Sends the text of `token`, with which the answer may have `ended`; returns why it ends, if it does.
+    fn read_token(
+        &mut self,
+        token: u32,
+        ended: Option<FinishReason>,
+    ) -> Result<Option<FinishReason>> {
         if self.job.stop_tokens.contains(&token) {
             return self.finish(FinishReason::Stop).map(Some);
         }
@@ -477,7 +492,7 @@ impl Generation {
         {
             return Ok(Some(FinishReason::Stop));
         }
-        last.then(|| self.finish(FinishReason::Length)).transpose()
+        ended.map(|reason| self.finish(reason)).transpose()
     }
 
     /// Sends `piece` as far as no stop text begins in it; returns whether one was found.

@@ -21,6 +21,7 @@ mod ffi;
 mod generate;
 #[cfg(test)]
 mod golden;
+mod grammar;
 mod guard;
 #[cfg(feature = "hub")]
 mod hub;

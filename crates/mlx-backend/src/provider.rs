@@ -30,6 +30,7 @@ use crate::{
     checkpoint::Checkpoint,
     engine::{self, LoadProgress, LoadSpec},
     generate::Job,
+    grammar::Grammars,
     guard::{Guard, MemoryOptions},
     kv_cache::KvCacheOptions,
     locate::{DownloadProgress, locate},
@@ -182,8 +183,10 @@ impl MlxProvider {
         let model = lease(&path, &options)?;
         // Also of a model that was loaded for others.
         options.kv_cache.validate(model.setting.footprint.decoder.head_dim)?;
-        let info = ModelInfo::new(PROVIDER, name, capabilities(model.processor.is_some()))
-            .with_context_tokens(model.loaded.context_tokens);
+        let can_hold = model.grammars.can_hold();
+        let can = capabilities(model.processor.is_some(), can_hold);
+        let info =
+            ModelInfo::new(PROVIDER, name, can).with_context_tokens(model.loaded.context_tokens);
         let frontend = Arc::new(Frontend {
             limits: options.limits,
             guard: Guard {
@@ -297,9 +300,10 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
             processor_identity: processor_identity(&checkpoint),
             setting: guard.setting,
             loaded,
-            tokenizer,
             template,
             processor,
+            grammars: Grammars::new(tokenizer.clone(), stop_tokens.clone()),
+            tokenizer,
             stop_tokens,
         };
         span.units(bytes);
@@ -329,6 +333,8 @@ impl Work {
         let Self { frontend, request, .. } = self;
         let messages = request.messages_with_system();
         let params = &request.params;
+        // Before anything is computed: a form may not be possible.
+        let grammar = frontend.model.grammars.of(&request.output)?;
         let prepared = frontend.prepare(&messages, params, &|| events.is_closed())?;
         if let Some(notice) = prepared.notice {
             let _ = events.send(Ok(Event::Notice(notice)));
@@ -342,6 +348,7 @@ impl Work {
             kv_cache: frontend.guard.kv_cache,
             prompt_lookup_tokens: self.prompt_lookup_tokens,
             params: params.clone(),
+            grammar,
             tokenizer: frontend.model.tokenizer.clone(),
             stop_tokens: frontend.model.stop_tokens.clone(),
             prefill_step_tokens: prepared.prefill_step_tokens,
@@ -389,10 +396,9 @@ impl Stream for Events {
     }
 }
 
-/// Returns what a model can do, which reads images or not.
-pub(crate) fn capabilities(reads_images: bool) -> Capabilities {
-    let vision = reads_images.then_some([Capability::Vision, Capability::MultipleImages]);
-    [
+/// Returns what a model can do, which reads images or not, and whose answers can be held to a form or not.
+pub(crate) fn capabilities(reads_images: bool, holds_forms: bool) -> Capabilities {
+    let always = [
         Capability::Streaming,
         Capability::Async,
         Capability::SystemPrompt,
@@ -400,10 +406,15 @@ pub(crate) fn capabilities(reads_images: bool) -> Capabilities {
         Capability::MaxTokens,
         Capability::ParallelInference,
         Capability::Seed,
-    ]
-    .into_iter()
-    .chain(vision.into_iter().flatten())
-    .collect()
+    ];
+    let mut all = Capabilities::from_iter(always);
+    if reads_images {
+        all.extend([Capability::Vision, Capability::MultipleImages]);
+    }
+    if holds_forms {
+        all.extend([Capability::JsonMode, Capability::StructuredOutput]);
+    }
+    all
 }
 
 /// Reads the image processor of a checkpoint, if it has one.

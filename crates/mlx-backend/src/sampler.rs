@@ -1,6 +1,6 @@
 //! Chooses the next token from logits, on the device, so that nothing waits for the host.
 //!
-//! Order: penalties, temperature, top-k, top-p, min-p, then a draw, as transformers' logits
+//! Order: what a grammar allows, penalties, temperature, top-k, top-p, min-p, then a draw, as transformers' logits
 //! processors. Penalties count what was generated; the repetition penalty counts the prompt too.
 
 use llm_core::GenerateParams;
@@ -11,7 +11,11 @@ use mlx_rs::{
     random::{self, RandomState},
 };
 
-use crate::ffi::slice;
+use crate::{
+    Result,
+    ffi::slice,
+    grammar::{Grammar, Next},
+};
 
 /// `[B, V]` logits to the tokens `[B]` that the sampler of each row chooses.
 pub(crate) fn sample_rows<'a>(
@@ -46,6 +50,7 @@ pub(crate) struct Sampler {
     min_p: f32,
     random: RandomState,
     penalties: Option<Penalties>,
+    grammar: Option<Grammar>,
 }
 
 impl Sampler {
@@ -63,12 +68,41 @@ impl Sampler {
             min_p: params.min_p.unwrap_or(0.0),
             random: RandomState::with_seed(params.seed.unwrap_or_else(fresh))?,
             penalties: Penalties::new(params, ids, vocabulary)?,
+            grammar: None,
         })
+    }
+
+    /// From now on chooses only what `grammar` allows.
+    pub(crate) fn hold_to(&mut self, grammar: Option<Grammar>) {
+        self.grammar = grammar;
+    }
+
+    /// Whether it must be [told](Self::take) of each token before it can choose the next.
+    pub(crate) fn is_held(&self) -> bool {
+        self.grammar.is_some()
+    }
+
+    /// Takes the token that came, to know what may follow.
+    ///
+    /// # Errors
+    /// As [`Grammar::take`].
+    pub(crate) fn take(&mut self, token: u32) -> Result<()> {
+        self.grammar.as_mut().map_or(Ok(()), |grammar| grammar.take(token))
+    }
+
+    /// Returns the tokens that must come next, as far as they are known, if there are any.
+    pub(crate) fn ahead(&self) -> Vec<u32> {
+        self.grammar.iter().flat_map(Grammar::ahead).collect()
+    }
+
+    /// Whether nothing may follow.
+    pub(crate) fn ends(&self) -> bool {
+        self.grammar.as_ref().is_some_and(|grammar| grammar.next() == Next::Nothing)
     }
 
     /// Whether the token depends on the logits alone.
     pub(crate) fn takes_likeliest(&self) -> bool {
-        self.temperature == 0.0 && self.penalties.is_none()
+        self.temperature == 0.0 && self.penalties.is_none() && self.grammar.is_none()
     }
 
     /// `[1, V]` logits to a token `[1]`, which from now on counts as seen.
@@ -77,19 +111,39 @@ impl Sampler {
             return likeliest(logits);
         }
         let mut logits = logits.as_dtype(Dtype::Float32)?;
-        if let Some(penalties) = &self.penalties {
-            logits = penalties.apply(&logits)?;
+        let mut only = None;
+        match self.grammar.as_ref().map(Grammar::next) {
+            Some(Next::Only(token)) => only = Some(token),
+            Some(Next::Among(bits)) => logits = keep(&logits, &mask(bits, logits.dim(-1)))?,
+            // What is chosen is thrown away.
+            Some(Next::Nothing) | None => {}
         }
-        let token = if self.temperature == 0.0 {
-            likeliest(&logits)?
-        } else {
-            let logits = self.filter(&logits.divide(Array::from_f32(self.temperature))?)?;
-            random::categorical(&logits, -1, None, &self.random.next_key()?)?
+        let token = match only {
+            Some(token) => Array::from_slice(&[token], &[1]),
+            None => self.choose(&logits)?,
         };
         if let Some(penalties) = &mut self.penalties {
             penalties.count(&token)?;
         }
         Ok(token)
+    }
+
+    /// Counts a token that was not chosen here as seen.
+    pub(crate) fn count(&mut self, token: u32) -> MlxResult<()> {
+        let token = Array::from_slice(&[token], &[1]);
+        self.penalties.as_mut().map_or(Ok(()), |penalties| penalties.count(&token))
+    }
+
+    /// `[1, V]` logits in f32 to a token `[1]`.
+    fn choose(&mut self, logits: &Array) -> MlxResult<Array> {
+        let punished = self.penalties.as_ref().map(|penalties| penalties.apply(logits));
+        let punished = punished.transpose()?;
+        let logits = punished.as_ref().unwrap_or(logits);
+        if self.temperature == 0.0 {
+            return likeliest(logits);
+        }
+        let logits = self.filter(&logits.divide(Array::from_f32(self.temperature))?)?;
+        random::categorical(&logits, -1, None, &self.random.next_key()?)
     }
 
     /// Sets the logits of tokens that may not be drawn to minus infinity.
@@ -124,6 +178,15 @@ impl Sampler {
 
 fn keep(logits: &Array, mask: &Array) -> MlxResult<Array> {
     ops::select(mask, logits, Array::from_f32(f32::NEG_INFINITY))
+}
+
+/// Returns the `vocabulary` first `bits` as `[1, V]`.
+fn mask(bits: &[u32], vocabulary: i32) -> Array {
+    let spread = bits.iter().flat_map(|word| (0..32).map(move |bit| word >> bit & 1 == 1));
+    let mut allowed: Vec<bool> = spread.take(vocabulary as usize).collect();
+    // Models pad the vocabulary with tokens that stand for nothing.
+    allowed.resize(vocabulary as usize, false);
+    Array::from_slice(&allowed, &[1, vocabulary])
 }
 
 /// Penalties on tokens that were seen.

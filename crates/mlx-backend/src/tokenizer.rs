@@ -20,6 +20,8 @@ pub(crate) struct Tokenizer {
     special_tokens: Vec<String>,
     /// The byte that each character of a byte-level token stands for; `None` if tokens are text.
     byte_of_char: Option<HashMap<char, u8>>,
+    /// Whether tokens are texts with `▁` for a space, and bytes of the form `<0xE4>`.
+    byte_fallback: bool,
 }
 
 impl Tokenizer {
@@ -92,6 +94,47 @@ impl Tokenizer {
         Some(bytes.unwrap_or_else(|| piece.as_bytes().to_vec()))
     }
 
+    /// Whether each token stands for the same bytes wherever it is in an answer.
+    pub(crate) fn has_token_bytes(&self) -> bool {
+        self.byte_of_char.is_some() || self.byte_fallback
+    }
+
+    /// Whether tokens are bytes, so that a text has the same tokens wherever it is.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        self.byte_of_char.is_some()
+    }
+
+    /// Returns one more than the largest id.
+    pub(crate) fn ids_end(&self) -> u32 {
+        let vocabulary = self.inner.get_vocab(true);
+        vocabulary.values().max().map_or(0, |&id| id.saturating_add(1))
+    }
+
+    /// Whether `id` is not of the vocabulary that texts are cut into, but was added: control tokens, and
+    /// marks such as `<tool_call>`.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// Returns the bytes that `id` adds to an answer, or its name if it was
+    /// [added](Self::is_added); `None` for unknown ids, and where the tokenizer
+    /// [has no such bytes](Self::has_token_bytes).
+    pub(crate) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let piece = self.inner.id_to_token(id)?;
+        if self.is_added(id) {
+            return Some(piece.into_bytes());
+        }
+        if let Some(bytes) = self.bytes_of_piece(&piece) {
+            return Some(bytes);
+        }
+        let byte = |hex: &str| u8::from_str_radix(hex, 16).ok();
+        let hex = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        match hex.filter(|hex| hex.len() == 2).and_then(byte) {
+            Some(byte) => Some(vec![byte]),
+            None => self.byte_fallback.then(|| piece.replace('▁', " ").into_bytes()),
+        }
+    }
+
     fn from_json(json: &[u8]) -> Result<Self, String> {
         let mut inner = Inner::from_bytes(json).map_err(|e| format!("not a tokenizer: {e}"))?;
         // A file may ask for the truncation and padding of training; a prompt must arrive whole.
@@ -105,8 +148,9 @@ impl Tokenizer {
             .collect();
         special.sort_unstable();
         let byte_of_char = is_byte_level(inner.get_decoder()).then(byte_of_char);
+        let byte_fallback = has_byte_fallback(inner.get_decoder());
         let special_tokens = special.into_iter().map(|(_, content)| content).collect();
-        Ok(Self { inner, special_tokens, byte_of_char })
+        Ok(Self { inner, special_tokens, byte_of_char, byte_fallback })
     }
 }
 
@@ -131,6 +175,24 @@ fn is_byte_level(decoder: Option<&DecoderWrapper>) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether `decoder` is the usual one of SentencePiece models: `▁` is a space, a token may be a byte, and
+/// at most a space at the start of the whole text is left out.
+fn has_byte_fallback(decoder: Option<&DecoderWrapper>) -> bool {
+    let Some(DecoderWrapper::Sequence(sequence)) = decoder else { return false };
+    let [DecoderWrapper::Replace(replace), DecoderWrapper::ByteFallback(_), rest @ ..] =
+        sequence.get_decoders()
+    else {
+        return false;
+    };
+    let replace = serde_json::to_value(replace).unwrap_or_default();
+    let spaces = replace["pattern"]["String"] == "▁" && replace["content"] == " ";
+    let ends = |one: &DecoderWrapper| {
+        matches!(one, DecoderWrapper::Fuse(_))
+            || matches!(one, DecoderWrapper::Strip(strip) if strip.content == ' ' && strip.stop == 0)
+    };
+    spaces && rest.iter().all(ends)
 }
 
 /// The alphabet of byte-level tokenizers (GPT-2, `bytes_to_unicode`): printable bytes stand for

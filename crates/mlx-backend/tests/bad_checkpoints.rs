@@ -111,7 +111,7 @@ fn a_corrupt_weight_file_is_named() {
 fn an_unknown_architecture_names_those_known() {
     let folder = copy();
     spoil_config(folder.path(), "\"qwen2_5_vl\"", "\"qwen9\"");
-    refused(folder.path(), &["unsupported model_type `qwen9`; supported: qwen2_5_vl"]);
+    refused(folder.path(), &["unsupported model_type `qwen9`; supported: qwen2_vl, qwen2_5_vl"]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Batch {
         self.next = found.get(right).map(|&next| Array::from_slice(&[next], &[1]));
         let read = &self.read;
         for &token in &said[..=right] {
-            row.take(token, &|| read.row(0));
+            row.take(token, false, &|| read.row(0));
             if row.done {
                 break;
             }

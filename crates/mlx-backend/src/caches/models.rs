@@ -13,7 +13,8 @@ use vision_preproc::ImageProcessor;
 
 use super::{CacheLimits, CacheStats, Digest, counters::Counters};
 use crate::{
-    Error, Result, chat::ChatTemplate, engine::LoadedModel, guard::Setting, tokenizer::Tokenizer,
+    Error, Result, chat::ChatTemplate, engine::LoadedModel, grammar::Grammars, guard::Setting,
+    tokenizer::Tokenizer,
 };
 
 /// Everything of a checkpoint that requests share.
@@ -31,6 +32,8 @@ pub(crate) struct SharedModel {
     /// `None` where the checkpoint has no image processor: the model reads text only.
     pub(crate) processor: Option<ImageProcessor>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
+    /// The forms that answers are held to.
+    pub(crate) grammars: Grammars,
 }
 
 /// Where a model comes from, cheaply read: paths, lengths and times of change of its files, and the

@@ -149,6 +149,7 @@ impl Bench {
             prompt_lookup_tokens: 0,
             caches: self.caches.clone(),
             params: GenerateParams { max_tokens: Some(6), ..Default::default() },
+            grammar: None,
             tokenizer: self.tokenizer.clone(),
             stop_tokens: Arc::new(BTreeSet::new()),
             // Images and text are cut through.

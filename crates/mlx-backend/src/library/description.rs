@@ -1,6 +1,6 @@
 //! What a checkpoint says of itself.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use llm_core::Capabilities;
 use safetensors::Dtype;
@@ -10,9 +10,11 @@ use serde_json::Value;
 use crate::{
     Result,
     checkpoint::Checkpoint,
+    grammar::Grammars,
     models,
     provider::{capabilities, image_processor},
     quantize::Quantize,
+    tokenizer::Tokenizer,
     weights::read_header,
 };
 
@@ -52,7 +54,9 @@ pub fn describe(folder: &Path) -> Result<ModelDescription> {
     let (unsupported, capabilities) = match architecture {
         Ok(architecture) => {
             let reads = architecture.reads_images() && image_processor(&checkpoint)?.is_some();
-            (None, capabilities(reads))
+            let tokenizer = Arc::new(Tokenizer::load(folder)?);
+            let stops = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
+            (None, capabilities(reads, Grammars::new(tokenizer, stops).can_hold()))
         }
         Err(error) => (Some(error.to_string()), Capabilities::default()),
     };
