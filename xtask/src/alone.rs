@@ -55,7 +55,8 @@ fn program(name: &str) -> (&'static str, &'static str) {
 
 /// Builds and runs a project for each crate.
 pub(crate) fn build() -> Result {
-    OURS.iter().try_for_each(|name| {
+    // The largest is the first of the table.
+    OURS.iter().rev().try_for_each(|name| {
         let folder = target().join("alone").join(name);
         let (body, prints) = program(name);
         write(&folder, name, body).map_err(|e| format!("{}: {e}", folder.display()))?;

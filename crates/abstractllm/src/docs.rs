@@ -14,3 +14,6 @@ struct Preprocessing;
 
 #[doc = include_str!("../../../docs/settings.md")]
 struct Settings;
+
+#[doc = include_str!("../../../docs/structured-output.md")]
+struct StructuredOutput;

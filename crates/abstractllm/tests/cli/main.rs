@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod chat;
 mod check_image;
+mod conformance;
 mod documents;
 mod interrupts;
 mod memory;

@@ -27,7 +27,7 @@ pub(crate) fn start(arguments: &[&str]) -> (Child, String, BufReader<std::proces
     (child, address.strip_suffix("/v1").unwrap().to_owned(), stdout)
 }
 
-fn request(address: &str, head: &str, body: &str) -> String {
+pub(crate) fn request(address: &str, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     write!(stream, "{head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")

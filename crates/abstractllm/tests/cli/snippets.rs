@@ -57,6 +57,10 @@ fn every_command_is_run_or_listed_with_a_reason() {
 
 /// Runs a command and compares what it prints with what is shown.
 fn try_out(scratch: &Scratch, line: &Line) -> Result<(), String> {
+    if line.text.starts_with("cargo test -p ") && !line.text.contains("--ignored") {
+        // A part of the tests that this one belongs to; that there is such a part is checked below.
+        return Ok(());
+    }
     let runs = ["abstractllm ", "cargo run --release -p abstractllm -- ", "for ", "mkdir "];
     if !runs.iter().any(|start| line.text.starts_with(start)) {
         return Err(format!(

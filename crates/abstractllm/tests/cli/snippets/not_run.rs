@@ -43,6 +43,13 @@ pub(crate) const NOT_RUN: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "it asks a service, or another program that serves",
+        &[
+            "abstractllm describe picture.png --provider openai --model gpt-5-mini",
+            "abstractllm describe picture.png --provider openai --model qwen2.5vl:3b --set base_url=http://localhost:11434/v1",
+        ],
+    ),
+    (
         "it needs a GPU, or gigabytes of memory and disk",
         &[
             "cargo xtask bench checkpoint 7b-4bit target/7b-4bit",
