@@ -50,7 +50,8 @@ pub(crate) struct Sampler {
     min_p: f32,
     random: RandomState,
     penalties: Option<Penalties>,
-    grammar: Option<Grammar>,
+    /// Boxed, since it is large and seldom there.
+    grammar: Option<Box<Grammar>>,
 }
 
 impl Sampler {
@@ -74,7 +75,7 @@ impl Sampler {
 
     /// From now on chooses only what `grammar` allows.
     pub(crate) fn hold_to(&mut self, grammar: Option<Grammar>) {
-        self.grammar = grammar;
+        self.grammar = grammar.map(Box::new);
     }
 
     /// Whether it must be [told](Self::take) of each token before it can choose the next.
@@ -92,7 +93,7 @@ impl Sampler {
 
     /// Returns the tokens that must come next, as far as they are known, if there are any.
     pub(crate) fn ahead(&self) -> Vec<u32> {
-        self.grammar.iter().flat_map(Grammar::ahead).collect()
+        self.grammar.as_deref().into_iter().flat_map(Grammar::ahead).collect()
     }
 
     /// Whether nothing may follow.
@@ -112,7 +113,7 @@ impl Sampler {
         }
         let mut logits = logits.as_dtype(Dtype::Float32)?;
         let mut only = None;
-        match self.grammar.as_ref().map(Grammar::next) {
+        match self.grammar.as_deref().map(Grammar::next) {
             Some(Next::Only(token)) => only = Some(token),
             Some(Next::Among(bits)) => logits = keep(&logits, &mask(bits, logits.dim(-1)))?,
             // What is chosen is thrown away.
