@@ -4,10 +4,11 @@
 
 mod environment;
 mod python;
+mod tools;
 
 use std::{error::Error as _, path::Path};
 
-use llm_core::{Message, Part};
+use llm_core::{Message, Part, Role, Tool};
 use minijinja::{Environment, Value, context};
 use serde_json::{Map, Value as Json};
 
@@ -32,6 +33,8 @@ pub(crate) struct ChatTemplate {
     /// Whether the template shows a content that is a plain text. Some only go through the parts
     /// of a list, and show nothing, or each character, of a text.
     reads_plain_text: bool,
+    /// Whether it shows tools, calls in the form that [`crate::calls`] reads, and results.
+    knows_tools: bool,
 }
 
 impl ChatTemplate {
@@ -81,14 +84,20 @@ impl ChatTemplate {
         }
         let environment = environment(source)
             .map_err(|e| Error::Template(format!("not a template: {}", chain(&e))))?;
-        let mut template = Self { environment, tokens, reads_plain_text: true };
+        let mut template = Self { environment, tokens, reads_plain_text: true, knows_tools: false };
         template.reads_plain_text = template.shows(PROBE.into()).unwrap_or(false)
             || !template.shows(vec![text_part(PROBE)].into()).unwrap_or(false);
+        template.knows_tools = template.shows_tools();
         Ok(template)
     }
 
-    /// Renders `messages`, and the start of the answer if `add_generation_prompt`. In a message
-    /// with images these come first, then its text.
+    /// Whether conversations may have tools.
+    pub(crate) fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// Renders `messages` and the `tools` that may be called, and the start of the answer if
+    /// `add_generation_prompt`. In a message with images these come first, then its text.
     ///
     /// # Errors
     /// [`Error::Prompt`] if the template refuses the conversation, for its order of roles say;
@@ -96,15 +105,18 @@ impl ChatTemplate {
     pub(crate) fn render(
         &self,
         messages: &[Message],
+        tools: &[Tool],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        self.render_values(
-            messages.iter().map(|m| self.message(m)).collect(),
-            add_generation_prompt,
-        )
+        self.render_values(self.values(messages), tools, add_generation_prompt)
     }
 
-    fn render_values(&self, messages: Vec<Value>, add_generation_prompt: bool) -> Result<String> {
+    fn render_values(
+        &self,
+        messages: Vec<Value>,
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let fail = |e: minijinja::Error| match refusal(&e) {
             Some(reason) => {
                 Error::Prompt(format!("the chat template refuses the conversation: {reason}"))
@@ -117,7 +129,7 @@ impl ChatTemplate {
             messages,
             add_generation_prompt,
             // Defined, but nothing: templates compare them with `none`.
-            tools => (),
+            tools => tools::definitions(tools),
             documents => (),
         };
         let tokens = Value::from_serialize(&self.tokens);
@@ -125,26 +137,49 @@ impl ChatTemplate {
         String::from_utf8(output.0).map_err(|e| Error::Template(e.to_string()))
     }
 
-    fn message(&self, message: &Message) -> Value {
-        let text = message.text();
-        let images = message.images().count();
-        let content = if images == 0 && self.reads_plain_text {
-            Value::from(text)
-        } else {
-            let mut parts = vec![context! { type => "image" }; images];
-            if message.parts.iter().any(|part| matches!(part, Part::Text(_))) {
-                parts.push(text_part(&text));
+    /// Returns `messages` as templates take them: each result of a tool is one by itself.
+    fn values(&self, messages: &[Message]) -> Vec<Value> {
+        let mut names = tools::Names::default();
+        let mut values = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message.role {
+                Role::Tool => values.extend(message.tool_results().map(|result| {
+                    let content = self.content(&result.content, 0, true);
+                    names.result(result, content)
+                })),
+                _ => values.push(self.message(message, &mut names)),
             }
-            Value::from(parts)
-        };
+        }
+        values
+    }
+
+    fn message<'a>(&self, message: &'a Message, names: &mut tools::Names<'a>) -> Value {
+        let has_text = message.parts.iter().any(|part| matches!(part, Part::Text(_)));
+        let content = self.content(&message.text(), message.images().count(), has_text);
         // In this order, in which a template may print them.
-        context! { role => message.role.as_str(), content }
+        let value = context! { role => message.role.as_str(), content };
+        match names.calls(message) {
+            Some(tool_calls) => context! { ..value, ..context! { tool_calls } },
+            None => value,
+        }
+    }
+
+    /// Returns what is said in a message with `images` images, and a text unless it has none.
+    fn content(&self, text: &str, images: usize, has_text: bool) -> Value {
+        if images == 0 && self.reads_plain_text {
+            return Value::from(text);
+        }
+        let mut parts = vec![context! { type => "image" }; images];
+        if has_text {
+            parts.push(text_part(text));
+        }
+        Value::from(parts)
     }
 
     /// Whether a user's `content` gets into the prompt.
     fn shows(&self, content: Value) -> Result<bool> {
         let message = context! { role => "user", content };
-        Ok(self.render_values(vec![message], true)?.contains(PROBE))
+        Ok(self.render_values(vec![message], &[], true)?.contains(PROBE))
     }
 }
 

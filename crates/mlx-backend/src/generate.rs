@@ -22,6 +22,7 @@ use vision_preproc::{Grid, Patches};
 use crate::{
     Error, Result,
     caches::{Caches, DeviceCaches, Digest, Unit, reader_identity},
+    calls::{CallReader, Said},
     grammar::Grammar,
     guard::Reservation,
     kv_cache::{KvCache, KvCacheOptions},
@@ -50,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) params: GenerateParams,
     /// What the answer is held to, if it has a form.
     pub(crate) grammar: Option<Grammar>,
+    /// Tells calls from text, if there may be calls.
+    pub(crate) calls: Option<CallReader>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
     pub(crate) prefill_step_tokens: usize,
@@ -498,10 +501,22 @@ impl Generation {
     /// Sends `piece` as far as no stop text begins in it; returns whether one was found.
     fn say(&mut self, piece: &str) -> bool {
         let matched = self.stop.push(piece);
-        if !matched.text.is_empty() {
-            self.job.send(Event::Text(matched.text));
-        }
+        self.give(matched.text);
         matched.stopped
+    }
+
+    /// Sends `text`, or the calls that are in it.
+    fn give(&mut self, text: String) {
+        if text.is_empty() {
+            return;
+        }
+        match &mut self.job.calls {
+            None => self.job.send(Event::Text(text)),
+            Some(reader) => {
+                let said = reader.push(&text);
+                self.job.send_all(said);
+            }
+        }
     }
 
     /// Sends what was held back; returns why the answer ends.
@@ -512,9 +527,7 @@ impl Generation {
             return Ok(FinishReason::Stop);
         }
         let held = self.stop.finish();
-        if !held.is_empty() {
-            self.job.send(Event::Text(held));
-        }
+        self.give(held);
         Ok(reason)
     }
 
@@ -524,6 +537,16 @@ impl Generation {
         caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
     ) -> Result<Status> {
         self.keep_prefix(&caches().map_err(|e| mlx_error("decode", &e))?);
+        let mut calls = 0;
+        if let Some(mut reader) = self.job.calls.take() {
+            let said = reader.finish();
+            self.job.send_all(said);
+            calls = reader.calls();
+        }
+        let reason = match reason {
+            FinishReason::Stop if calls > 0 => FinishReason::ToolCalls,
+            reason => reason,
+        };
         let mut usage = Usage::new(self.job.prompt.ids.len(), self.completion_tokens);
         usage.image_tokens = self.job.prompt.image_tokens;
         usage.cached_tokens = self.reused;
@@ -550,6 +573,15 @@ impl Job {
     /// Sends an event; a stream that nobody reads any more is noticed at the next step.
     fn send(&self, event: Event) {
         let _ = self.events.send(Ok(event));
+    }
+
+    fn send_all(&self, said: Vec<Said>) {
+        for said in said {
+            self.send(match said {
+                Said::Text(text) => Event::Text(text),
+                Said::Call(call) => Event::ToolCall(call),
+            });
+        }
     }
 
     fn report_memory(&self) {

@@ -3,6 +3,7 @@
 //!
 //! Grammars are made and followed by the crate llguidance, on the CPU; no MLX here.
 
+mod calls;
 mod compile;
 mod schema;
 mod vocabulary;

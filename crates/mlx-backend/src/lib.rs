@@ -9,6 +9,7 @@
 mod attend;
 mod batch;
 mod caches;
+mod calls;
 mod chat;
 mod checkpoint;
 mod convert;

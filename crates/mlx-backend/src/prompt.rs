@@ -6,7 +6,7 @@ mod workspaces;
 
 use std::{ops::Range, sync::Arc};
 
-use llm_core::{GenerateParams, Message, Notice};
+use llm_core::{GenerateParams, Message, Notice, Tool};
 use perf_monitor::{Phase, Recorder, Span};
 use vision_preproc::{Grid, Limits, PixelBudget, Size};
 
@@ -71,8 +71,8 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Frontend {
-    /// Prepares the messages of a request, which has been validated: reads headers of images, and
-    /// no pixels.
+    /// Prepares the messages of a request, which has been validated, and the `tools` that may be called:
+    /// reads headers of images, and no pixels.
     ///
     /// # Errors
     /// If an image cannot be used, a text cannot be said, the prompt does not fit into the context or
@@ -80,11 +80,12 @@ impl Frontend {
     pub(crate) fn prepare<'a>(
         &self,
         messages: &'a [Message],
+        tools: &[Tool],
         params: &GenerateParams,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Prepared<'a>> {
         // The text first: it is cheap, and its errors should not wait for images.
-        let rendered = self.render(messages)?;
+        let rendered = self.render(messages, tools)?;
         let short = {
             let mut span = Span::enter(&*self.recorder, Phase::Tokenise);
             let short = self.model.tokenizer.encode(&rendered)?;
@@ -114,11 +115,21 @@ impl Frontend {
         })
     }
 
-    fn render(&self, messages: &[Message]) -> Result<String> {
+    fn render(&self, messages: &[Message], tools: &[Tool]) -> Result<String> {
+        let check = |text: &str| chat::check_text(text, self.model.tokenizer.special_tokens());
         for message in messages {
-            chat::check_text(&message.text(), self.model.tokenizer.special_tokens())?;
+            check(&message.text())?;
+            message.tool_results().try_for_each(|result| check(&result.content))?;
+            for call in message.tool_calls() {
+                check(&call.name)?;
+                check(&call.arguments_text())?;
+            }
         }
-        self.model.template.render(messages, true)
+        for tool in tools {
+            check(&tool.description)?;
+            check(&tool.parameters.to_string())?;
+        }
+        self.model.template.render(messages, tools, true)
     }
 
     /// Puts as many image tokens as there are features in the place of each image token.

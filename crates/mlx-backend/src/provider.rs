@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures_core::Stream;
 use llm_core::{
     Capabilities, Capability, Event, EventStream, GenerateParams, ModelInfo, Progress, Provider,
-    Request, Result as CoreResult, Stage,
+    Request, Result as CoreResult, Stage, Tool, ToolChoice,
 };
 use perf_monitor::{GenerationTimer, NullRecorder, Phase, Recorder, Span};
 use tokio::sync::{
@@ -26,6 +26,7 @@ use vision_preproc::{ImageProcessor, Limits, Rescale};
 use crate::{
     Error, Result,
     caches::{Caches, Lease, ModelKey, SharedModel, model_identity, processor_identity},
+    calls::CallReader,
     chat::ChatTemplate,
     checkpoint::Checkpoint,
     engine::{self, LoadProgress, LoadSpec},
@@ -183,8 +184,8 @@ impl MlxProvider {
         let model = lease(&path, &options)?;
         // Also of a model that was loaded for others.
         options.kv_cache.validate(model.setting.footprint.decoder.head_dim)?;
-        let can_hold = model.grammars.can_hold();
-        let can = capabilities(model.processor.is_some(), can_hold);
+        let reads_images = model.processor.is_some();
+        let can = capabilities(reads_images, &model.grammars, model.template.knows_tools());
         let info =
             ModelInfo::new(PROVIDER, name, can).with_context_tokens(model.loaded.context_tokens);
         let frontend = Arc::new(Frontend {
@@ -334,8 +335,12 @@ impl Work {
         let messages = request.messages_with_system();
         let params = &request.params;
         // Before anything is computed: a form may not be possible.
-        let grammar = frontend.model.grammars.of(&request.output)?;
-        let prepared = frontend.prepare(&messages, params, &|| events.is_closed())?;
+        let grammar = frontend.model.grammars.of(&request)?;
+        let tools: &[Tool] = match request.tool_choice {
+            ToolChoice::None => &[],
+            _ => request.tools.as_slice(),
+        };
+        let prepared = frontend.prepare(&messages, tools, params, &|| events.is_closed())?;
         if let Some(notice) = prepared.notice {
             let _ = events.send(Ok(Event::Notice(notice)));
         }
@@ -349,6 +354,7 @@ impl Work {
             prompt_lookup_tokens: self.prompt_lookup_tokens,
             params: params.clone(),
             grammar,
+            calls: (!tools.is_empty()).then(CallReader::default),
             tokenizer: frontend.model.tokenizer.clone(),
             stop_tokens: frontend.model.stop_tokens.clone(),
             prefill_step_tokens: prepared.prefill_step_tokens,
@@ -396,8 +402,13 @@ impl Stream for Events {
     }
 }
 
-/// Returns what a model can do, which reads images or not, and whose answers can be held to a form or not.
-pub(crate) fn capabilities(reads_images: bool, holds_forms: bool) -> Capabilities {
+/// Returns what a model can do, which reads images or not, whose answers `grammars` are for, and whose
+/// template knows tools or not.
+pub(crate) fn capabilities(
+    reads_images: bool,
+    grammars: &Grammars,
+    knows_tools: bool,
+) -> Capabilities {
     let always = [
         Capability::Streaming,
         Capability::Async,
@@ -411,8 +422,11 @@ pub(crate) fn capabilities(reads_images: bool, holds_forms: bool) -> Capabilitie
     if reads_images {
         all.extend([Capability::Vision, Capability::MultipleImages]);
     }
-    if holds_forms {
+    if grammars.can_hold() {
         all.extend([Capability::JsonMode, Capability::StructuredOutput]);
+        if knows_tools && grammars.shows_calls() {
+            all.extend([Capability::ToolUse]);
+        }
     }
     all
 }

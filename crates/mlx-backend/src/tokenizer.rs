@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, path::Path};
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
 
-use crate::{Error, Result, checkpoint::read_bytes};
+use crate::{Error, Result, calls, checkpoint::read_bytes};
 
 /// Vocabularies of a quarter of a million tokens take 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -80,10 +80,17 @@ impl Tokenizer {
     }
 
     /// Returns what `id` adds to a text, in the tokenizer's own writing; `None` for special tokens
-    /// and unknown ids, which add nothing.
+    /// and unknown ids, which add nothing. Marks of calls are text, although some tokenizers have them as
+    /// special tokens.
     pub(crate) fn piece(&self, id: u32) -> Option<String> {
         let added = self.inner.get_added_vocabulary();
-        self.inner.id_to_token(id).filter(|token| !added.is_special_token(token))
+        let hidden = |token: &str| added.is_special_token(token) && !is_call_mark(token);
+        self.inner.id_to_token(id).filter(|token| !hidden(token))
+    }
+
+    /// Whether `mark` can be seen in the text of an answer, if its tokens come.
+    pub(crate) fn says(&self, mark: &str) -> bool {
+        self.is_byte_level() || !self.special_tokens.iter().any(|token| token == mark)
     }
 
     /// Returns the bytes that `piece` stands for, if tokens of this tokenizer are bytes.
@@ -177,7 +184,11 @@ fn is_byte_level(decoder: Option<&DecoderWrapper>) -> bool {
     }
 }
 
-/// Whether `decoder` is the usual one of `SentencePiece` models: `▁` is a space, a token may be a byte, and
+fn is_call_mark(token: &str) -> bool {
+    [calls::OPEN, calls::CLOSE].contains(&token)
+}
+
+/// Whether `decoder` is the usual one of SentencePiece models: `▁` is a space, a token may be a byte, and
 /// at most a space at the start of the whole text is left out.
 fn has_byte_fallback(decoder: Option<&DecoderWrapper>) -> bool {
     let Some(DecoderWrapper::Sequence(sequence)) = decoder else { return false };

@@ -150,6 +150,7 @@ impl Bench {
             caches: self.caches.clone(),
             params: GenerateParams { max_tokens: Some(6), ..Default::default() },
             grammar: None,
+            calls: None,
             tokenizer: self.tokenizer.clone(),
             stop_tokens: Arc::new(BTreeSet::new()),
             // Images and text are cut through.

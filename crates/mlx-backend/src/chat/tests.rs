@@ -63,7 +63,7 @@ fn prompts_equal_those_of_transformers() {
         let messages: Vec<Message> = conversation.iter().map(|turn| message(turn)).collect();
         let chat = &templates[&case.template];
         let what = format!("{} of {}", case.conversation, case.template);
-        match (chat.render(&messages, case.add_generation_prompt), &case.prompt) {
+        match (chat.render(&messages, &[], case.add_generation_prompt), &case.prompt) {
             (prompt, Some(expected)) => assert_eq!(&prompt.expect(&what), expected, "{what}"),
             (Ok(prompt), None) => panic!("{what} must be refused, not {prompt:?}"),
             (Err(error), None) => {
@@ -74,6 +74,33 @@ fn prompts_equal_those_of_transformers() {
         }
     }
     assert_eq!((golden.cases.len(), refusals), (68, 2));
+}
+
+/// What `tools/golden/chat/tools.py` writes.
+#[derive(Deserialize)]
+struct ToolCase {
+    name: String,
+    messages: Vec<Message>,
+    tools: Vec<Tool>,
+    prompt: String,
+}
+
+#[test]
+fn prompts_with_tools_equal_those_of_transformers() {
+    let read = |name: &str| fs::read_to_string(testdata().join("chat").join(name)).unwrap();
+    let mut golden: Json = serde_json::from_str(&read("tools.json")).unwrap();
+    let cases: Vec<ToolCase> = serde_json::from_value(golden["cases"].take()).unwrap();
+    let chat = ChatTemplate::new(&read("hermes.jinja"), Map::new()).unwrap();
+    assert!(chat.knows_tools());
+    for ToolCase { name, messages, tools, prompt } in &cases {
+        assert_eq!(&chat.render(messages, tools, true).unwrap(), prompt, "{name}");
+    }
+    assert_eq!(cases.len(), 10);
+    // Those of the other cases show no tools, or no calls.
+    let others: Cases = serde_json::from_str(&read("cases.json")).unwrap();
+    for (name, source) in &others.templates {
+        assert!(!ChatTemplate::new(source, Map::new()).unwrap().knows_tools(), "{name}");
+    }
 }
 
 #[test]
@@ -88,7 +115,8 @@ fn prompts_and_tokens_equal_those_of_mlx_vlm() {
         ("text_only", "tiny_fp32", ask(0, "hello there")),
         ("q4_one_image", "tiny_q4", ask(1, "what is it?")),
     ] {
-        let prompt = ChatTemplate::load(&golden(dir)).unwrap().render(&[message], true).unwrap();
+        let prompt =
+            ChatTemplate::load(&golden(dir)).unwrap().render(&[message], &[], true).unwrap();
         let bytes = fs::read(golden(&format!("{case}.safetensors"))).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(prompt, header.metadata().as_ref().unwrap()["prompt"], "{case}");
@@ -121,7 +149,7 @@ fn an_image_comes_before_the_text_whatever_their_order() {
                     <|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>what is it?\
                     <|im_end|>\n<|im_start|>assistant\n";
     for parts in [[image(), "what is it?".into()], ["what is it?".into(), image()]] {
-        assert_eq!(chat.render(&[Message::user(parts)], true).unwrap(), expected);
+        assert_eq!(chat.render(&[Message::user(parts)], &[], true).unwrap(), expected);
     }
 }
 
@@ -129,8 +157,9 @@ fn an_image_comes_before_the_text_whatever_their_order() {
 fn the_first_source_in_order_counts() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-    let rendered =
-        || ChatTemplate::load(dir.path()).unwrap().render(&[Message::user(["x".into()])], true);
+    let rendered = || {
+        ChatTemplate::load(dir.path()).unwrap().render(&[Message::user(["x".into()])], &[], true)
+    };
     let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
     assert!(error.contains(dir.path().to_str().unwrap()) && error.contains("none in"), "{error}");
 
@@ -161,9 +190,9 @@ fn the_first_source_in_order_counts() {
 #[test]
 fn a_template_without_plain_texts_gets_lists() {
     let lists = template("{% for p in messages[0].content %}{{ p.text }}{% endfor %}");
-    assert_eq!(lists.render(&[Message::user(["hi".into()])], true).unwrap(), "hi");
+    assert_eq!(lists.render(&[Message::user(["hi".into()])], &[], true).unwrap(), "hi");
     let plain = template("{{ messages[0].content + eos_token }}");
-    assert_eq!(plain.render(&[Message::user(["hi".into()])], true).unwrap(), "hi</s>");
+    assert_eq!(plain.render(&[Message::user(["hi".into()])], &[], true).unwrap(), "hi</s>");
 }
 
 #[test]
@@ -181,7 +210,7 @@ fn a_hostile_template_comes_to_an_end() {
             "nested",
         ),
     ] {
-        let error = template(source).render(&hello, true).unwrap_err();
+        let error = template(source).render(&hello, &[], true).unwrap_err();
         assert!(matches!(error, Error::Template(_)), "{error}");
         assert!(error.to_string().contains(says), "{source}: {error}");
     }

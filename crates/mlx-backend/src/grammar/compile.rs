@@ -11,18 +11,22 @@ use llguidance::{
     api::{ParserLimits, TopLevelGrammar},
     toktrie::TokEnv,
 };
-use llm_core::OutputFormat;
+use llm_core::{OutputFormat, Request, Tool, ToolChoice};
 use serde_json::{Map, Value, json};
 
-use super::{Grammar, schema, vocabulary::Vocabulary};
+use super::{Grammar, calls, schema, vocabulary::Vocabulary};
 use crate::{
     Error, Result,
     caches::{ByteCache, Digest},
+    calls::{CLOSE, OPEN},
     tokenizer::Tokenizer,
 };
 
 /// Most bytes of JSON of the schemas whose grammars are kept; a grammar takes several times as much.
 const KEPT_BYTES: u64 = 2 << 20;
+
+/// Most calls in an answer that must call: a model at a loss would go on for ever.
+const MOST_CALLS: usize = 16;
 
 /// Bytes that a grammar counts beside its schema.
 const GRAMMAR_BYTES: u64 = 32 << 10;
@@ -62,34 +66,73 @@ impl Grammars {
         Vocabulary::suits(&self.tokenizer, &self.stop_tokens)
     }
 
-    /// Returns the grammar of `output`; none if any text will do.
+    /// Whether calls of tools can be seen in the text of an answer.
+    pub(crate) fn shows_calls(&self) -> bool {
+        [OPEN, CLOSE].iter().all(|mark| self.tokenizer.says(mark))
+    }
+
+    /// Returns the grammar of answers to `request`; none if any text will do.
     ///
     /// # Errors
     /// [`Error::Output`] if answers cannot be held to it.
-    pub(crate) fn of(&self, output: &OutputFormat) -> Result<Option<Grammar>> {
-        match output {
-            OutputFormat::Text => Ok(None),
-            // What services call JSON is an object, and of an object the end can be seen.
-            OutputFormat::Json => self.of_schema(&json!({"type": "object"})).map(Some),
-            OutputFormat::JsonSchema { name, schema } => {
-                let named = |reason: String| format!("schema `{name}`: {reason}");
-                schema::check(schema).map_err(named).map_err(Error::Output)?;
-                self.of_schema(schema).map(Some).map_err(|error| match error {
-                    Error::Output(reason) => Error::Output(named(reason)),
-                    other => other,
-                })
+    pub(crate) fn of(&self, request: &Request) -> Result<Option<Grammar>> {
+        let schema = schema_of(&request.output)?;
+        let all = || request.tools.iter().collect::<Vec<_>>();
+        match (&request.tool_choice, schema) {
+            (ToolChoice::Required, _) => self.of_calls(&all(), MOST_CALLS, None).map(Some),
+            (ToolChoice::Named(name), _) => {
+                let tools: Vec<&Tool> = all().into_iter().filter(|t| t.name == *name).collect();
+                self.of_calls(&tools, 1, None).map(Some)
             }
-            other => Err(Error::Output(format!("{other:?} is not supported"))),
+            (ToolChoice::Auto, Some(schema)) if !request.tools.is_empty() => {
+                self.of_calls(&all(), MOST_CALLS, Some(&schema)).map(Some)
+            }
+            (_, Some(schema)) => {
+                let grammar = self.of_schema(&schema);
+                grammar.map(Some).map_err(|error| named(&request.output, error))
+            }
+            (_, None) => Ok(None),
         }
     }
 
+    /// Returns the grammar of 1 to `most` calls of `tools`; or of a value of the schema `document`.
+    fn of_calls(&self, tools: &[&Tool], most: usize, document: Option<&Value>) -> Result<Grammar> {
+        let of_tool = |tool: &Tool, reason: String| {
+            Error::Output(format!("tool `{}`: parameters: {reason}", tool.name))
+        };
+        for tool in tools {
+            schema::check(&tool.parameters).map_err(|reason| of_tool(tool, reason))?;
+        }
+        let lark = calls::grammar(tools, most, document, &self.tokenizer);
+        let made = self.get("calls", &lark, || TopLevelGrammar::from_lark(lark.clone()));
+        let Err(Error::Output(reason)) = made else { return made };
+        // Which of them was it?
+        for tool in tools {
+            if let Err(Error::Output(reason)) = self.of_schema(&tool.parameters) {
+                return Err(of_tool(tool, reason));
+            }
+        }
+        Err(Error::Output(reason))
+    }
+
     fn of_schema(&self, schema: &Value) -> Result<Grammar> {
-        let text = schema.to_string();
-        let key = Digest::of("json schema", &[text.as_bytes()]);
+        self.get("json schema", &schema.to_string(), || {
+            TopLevelGrammar::from_json_schema(written_as(schema))
+        })
+    }
+
+    /// Returns a copy of the grammar that `text` stands for; `make` makes it, if need be.
+    fn get(
+        &self,
+        kind: &str,
+        text: &str,
+        make: impl FnOnce() -> TopLevelGrammar,
+    ) -> Result<Grammar> {
+        let key = Digest::of(kind, &[text.as_bytes()]);
         if let Some(fresh) = self.kept.get(&key) {
             return Grammar::new(fresh.deep_clone());
         }
-        let fresh = self.compile(TopLevelGrammar::from_json_schema(written_as(schema)))?;
+        let fresh = self.compile(make())?;
         self.kept.insert(key, fresh.clone(), text.len() as u64 + GRAMMAR_BYTES);
         Grammar::new(fresh.deep_clone())
     }
@@ -119,9 +162,33 @@ fn factory(
     Ok(factory)
 }
 
+/// Returns the schema that values of the form `output` follow, if it has one.
+fn schema_of(output: &OutputFormat) -> Result<Option<Value>> {
+    match output {
+        OutputFormat::Text => Ok(None),
+        // What services call JSON is an object, and of an object the end can be seen.
+        OutputFormat::Json => Ok(Some(json!({"type": "object"}))),
+        OutputFormat::JsonSchema { schema, .. } => {
+            let checked = schema::check(schema).map_err(Error::Output);
+            checked.map(|()| Some(schema.clone())).map_err(|error| named(output, error))
+        }
+        other => Err(Error::Output(format!("{other:?} is not supported"))),
+    }
+}
+
+/// Returns `error` with the name of the schema that it is about.
+fn named(output: &OutputFormat, error: Error) -> Error {
+    match (output, error) {
+        (OutputFormat::JsonSchema { name, .. }, Error::Output(reason)) => {
+            Error::Output(format!("schema `{name}`: {reason}"))
+        }
+        (_, error) => error,
+    }
+}
+
 /// Returns `schema` with how its values are to be written: on one line, as Python's `json.dumps` does
 /// and models have read most. Free white space would let a model that is at a loss write it for ever.
-fn written_as(schema: &Value) -> Value {
+pub(super) fn written_as(schema: &Value) -> Value {
     let mut fields = match schema {
         Value::Object(fields) => fields.clone(),
         _ => Map::new(),

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
-use llm_core::OutputFormat;
+use llm_core::{OutputFormat, Request, Tool, ToolChoice};
 use serde_json::{Value, json};
 
 use super::*;
@@ -43,7 +43,8 @@ fn byte_fallback() -> Tokenizer {
 }
 
 fn of(grammars: &Grammars, schema: &Value) -> Grammar {
-    grammars.of(&OutputFormat::json_schema("s", schema.clone())).unwrap().unwrap()
+    let output = OutputFormat::json_schema("s", schema.clone());
+    grammars.of(&Request::text("x").with_output(output)).unwrap().unwrap()
 }
 
 /// xorshift64*: random enough, and the same in each run.
@@ -147,7 +148,7 @@ fn a_grammar_is_made_once_and_its_copies_are_apart() {
         let text = draw(grammar, &tokenizer, &mut state);
         assert!(serde_json::from_str::<String>(&text).is_ok(), "{text}");
     }
-    assert!(grammars.of(&OutputFormat::Text).unwrap().is_none());
+    assert!(grammars.of(&Request::text("x")).unwrap().is_none());
     assert!(format!("{grammars:?}").contains("hits: 1"), "{grammars:?}");
 }
 
@@ -162,4 +163,79 @@ fn a_tokenizer_without_bytes_cannot_hold() {
     fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
     let (grammars, _) = grammars(Tokenizer::load(dir.path()).unwrap());
     assert!(!grammars.can_hold());
+}
+
+/// Calls are those of the tools, with arguments that their schemas allow, references included.
+#[test]
+fn calls_follow_their_schemas() {
+    let weather = json!({
+        "type": "object",
+        "properties": {"city": {"$ref": "#/$defs/city"}},
+        "required": ["city"],
+        "additionalProperties": false,
+        "$defs": {"city": {"enum": ["Rome", "Oslo"]}},
+    });
+    let nothing = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let mut request = Request::text("x").with_tools([
+        Tool::new("get_weather", "", weather.clone()),
+        Tool::new("rest", "", nothing.clone()),
+    ]);
+    let mut state = 11;
+    for tokenizer in [folder("models/tiny-vl/full"), byte_fallback()] {
+        let (grammars, tokenizer) = grammars(tokenizer);
+        let mut calls = |request: &Request| {
+            let text = draw(grammars.of(request).unwrap().unwrap(), &tokenizer, &mut state);
+            let mut reader = crate::calls::CallReader::default();
+            let mut said = reader.push(&text);
+            said.extend(reader.finish());
+            let call = |said| match said {
+                crate::calls::Said::Call(call) => call,
+                other => panic!("{other:?} in {text}"),
+            };
+            said.into_iter().map(call).collect::<Vec<_>>()
+        };
+        let mut counts = BTreeSet::new();
+        for _ in 0..30 {
+            request.tool_choice = ToolChoice::Named("get_weather".into());
+            let one = calls(&request);
+            assert_eq!(one.len(), 1);
+            let call = &one[0];
+            assert_eq!(call.name, "get_weather");
+            assert!(["Rome", "Oslo"].contains(&call.arguments["city"].as_str().unwrap()));
+            request.tool_choice = ToolChoice::Required;
+            let several = calls(&request);
+            counts.insert(several.len());
+            for call in several {
+                let schema = if call.name == "rest" { &nothing } else { &weather };
+                assert!(jsonschema::is_valid(schema, &call.arguments), "{call:?}");
+            }
+        }
+        assert!(counts.len() > 1 && !counts.contains(&0), "{counts:?}");
+        assert!(counts.iter().all(|&count| count <= 16), "{counts:?}");
+    }
+}
+
+/// With a form and tools, an answer is a value or calls.
+#[test]
+fn a_form_or_calls() {
+    let (grammars, tokenizer) = grammars(folder("models/tiny-vl/full"));
+    let schema = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let request = Request::text("x")
+        .with_tools([Tool::new("f", "", schema.clone())])
+        .with_output(OutputFormat::json_schema("s", schema));
+    let mut state = 13;
+    let texts: BTreeSet<String> = (0..30)
+        .map(|_| draw(grammars.of(&request).unwrap().unwrap(), &tokenizer, &mut state))
+        .collect();
+    assert!(texts.contains("{}"), "{texts:?}");
+    let one = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+    assert!(texts.iter().all(|text| text == "{}" || text.starts_with(one)), "{texts:?}");
+    assert!(texts.len() > 1);
+    // The tool that cannot be held to is named.
+    let odd = json!({"type": "object", "properties": {"a": {"not": {}}}});
+    let mut request = Request::text("x")
+        .with_tools([Tool::new("f", "", json!({"type": "object"})), Tool::new("g", "", odd)]);
+    request.tool_choice = ToolChoice::Required;
+    let error = grammars.of(&request).unwrap_err().to_string();
+    assert!(error.starts_with("tool `g`: parameters: ") && error.contains("not"), "{error}");
 }

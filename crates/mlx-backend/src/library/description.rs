@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     Result,
+    chat::ChatTemplate,
     checkpoint::Checkpoint,
     grammar::Grammars,
     models,
@@ -56,7 +57,8 @@ pub fn describe(folder: &Path) -> Result<ModelDescription> {
             let reads = architecture.reads_images() && image_processor(&checkpoint)?.is_some();
             let tokenizer = Arc::new(Tokenizer::load(folder)?);
             let stops = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
-            (None, capabilities(reads, Grammars::new(tokenizer, stops).can_hold()))
+            let tools = ChatTemplate::load(folder).is_ok_and(|template| template.knows_tools());
+            (None, capabilities(reads, &Grammars::new(tokenizer, stops), tools))
         }
         Err(error) => (Some(error.to_string()), Capabilities::default()),
     };
