@@ -1,47 +1,18 @@
 //! The virtual environment of mlx-vlm, kept below `target`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
-type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
-
-const BENCHES: &str = env!("CARGO_MANIFEST_DIR");
+use python_env::Missing;
 
 /// Makes what is missing of the environment and returns its interpreter.
 ///
 /// # Errors
 /// If Python or a package cannot be had.
-pub fn with_mlx_vlm() -> Result<PathBuf> {
-    let folder = Path::new(BENCHES).join("../target/bench-peers");
-    let venv = folder.join("venv");
-    let python = venv.join("bin/python");
-    if !python.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    }
+pub fn with_mlx_vlm() -> Result<PathBuf, Missing> {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = |name: &str| benches.join("peers").join(name);
+    let (peers, mlx) = (list("requirements.txt"), list("requirements-mlx.txt"));
     // mlx-vlm asks for a newer MLX than the one that both sides are to run on, so that comes after.
-    for (name, options) in [("requirements.txt", &[][..]), ("requirements-mlx.txt", &["--no-deps"])]
-    {
-        let requirements = Path::new(BENCHES).join("peers").join(name);
-        let stamp = folder.join(name);
-        let wanted = std::fs::read_to_string(&requirements)?;
-        if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-            continue;
-        }
-        run(Command::new(&python)
-            .args(["-m", "pip", "install", "--only-binary", ":all:", "--quiet", "-r"])
-            .arg(&requirements)
-            .args(options))?;
-        std::fs::write(stamp, wanted)?;
-    }
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
-    if !status.success() {
-        return Err(format!("{command:?} failed ({status})").into());
-    }
-    Ok(())
+    let lists: [(&Path, &[&str]); 2] = [(&peers, &[]), (&mlx, &["--no-deps"])];
+    python_env::python(&benches.join("../target/bench-peers"), &lists)
 }

@@ -52,7 +52,7 @@ pub struct Snapshot {
 /// [`Error::Io`] if a folder cannot be read.
 pub fn cached_models(cache: &Path) -> Result<Vec<CachedModel>> {
     let mut models = Vec::new();
-    for path in folders(cache)? {
+    for path in folders(cache, false)? {
         let Some(name) = file_name(&path).strip_prefix(PREFIX).map(str::to_owned) else { continue };
         models.push(CachedModel {
             // No name on the hub has two hyphens in a row.
@@ -121,7 +121,7 @@ fn snapshots(folder: &Path) -> Result<Vec<Snapshot>> {
     let mut named = Vec::new();
     let refs = folder.join("refs");
     named_commits(&refs, &refs, &mut named)?;
-    let mut found: Vec<Snapshot> = folders(&folder.join("snapshots"))?
+    let mut found: Vec<Snapshot> = folders(&folder.join("snapshots"), true)?
         .into_iter()
         .map(|path| {
             let commit = file_name(&path).to_owned();
@@ -157,8 +157,8 @@ fn named_commits(refs: &Path, folder: &Path, named: &mut Vec<(String, String)>) 
     Ok(())
 }
 
-/// Returns the folders in `folder`, without links; none if there is no such folder.
-fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Returns the folders in `folder`, and links to folders if `links`; none if there is no such folder.
+fn folders(folder: &Path, links: bool) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(fail("read", folder))?,
@@ -166,7 +166,8 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let entry = entry.map_err(fail("read", folder))?;
-        if entry.file_type().map_err(fail("read", folder))?.is_dir() {
+        let is_folder = entry.file_type().map_err(fail("read", folder))?.is_dir();
+        if is_folder || (links && entry.path().is_dir()) {
             found.push(entry.path());
         }
     }

@@ -36,6 +36,19 @@ fn the_copy_is_smaller_and_answers_alike() {
 }
 
 #[test]
+fn what_was_written_is_told_in_json_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("packed");
+    let told = run(["quantize", "tiny-vl", target.to_str().unwrap(), "--json"]).json();
+    assert_eq!((&told["recipe"], &told["resumed"]), (&"4 bits in groups of 64".into(), &0.into()));
+    assert_eq!(told["target"], target.to_str().unwrap());
+    let bytes = |field: &str| told[field].as_u64().unwrap();
+    let written = fs::metadata(target.join("model.safetensors")).unwrap().len();
+    assert_eq!(bytes("weight_bytes"), written);
+    assert!(written < bytes("source_weight_bytes") && bytes("tensors") > 100, "{told}");
+}
+
+#[test]
 fn what_is_no_checkpoint_cannot_be_packed() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("packed");

@@ -281,7 +281,6 @@ class Tools(unittest.TestCase):
         for i in ids:
             self.check(names[i], arguments[i])
 
-    @needs("structured_output")
     def test_json_schema(self):
         schema = {"name": "colours", "strict": True, "schema": COLOURS}
         form = {"type": "json_schema", "json_schema": schema}
@@ -304,7 +303,6 @@ class Tools(unittest.TestCase):
         self.assertIn(read["colour"], ["red", "green", "blue"])
         self.assertIn(read["count"], range(10))
 
-    @needs("json_mode")
     def test_json_object(self):
         answer = client().chat.completions.create(
             model=MODEL,

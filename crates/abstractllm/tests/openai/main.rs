@@ -3,8 +3,6 @@
 //! The client is installed below `target` the first time. Only where the package index cannot be
 //! reached is this test skipped, and says so.
 
-mod environment;
-
 use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
@@ -16,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use python_env::Missing;
 use serde_json::Value;
 
 const KEY: &str = "sk-of-the-test";
@@ -61,15 +60,16 @@ impl Drop for Server {
 #[test]
 fn the_official_client_is_served() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai");
-    let python = match environment::python(&here.join("requirements.txt")) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openai-client");
+    let python = match python_env::python(&folder, &[(&here.join("requirements.txt"), &[])]) {
         Ok(python) => python,
-        Err(environment::Missing::Unreachable(why)) => {
+        Err(Missing::Unreachable(why)) => {
             // Not captured as `eprintln` is: whoever runs the tests should see it.
             let message = format!("\nSKIPPED the test with OpenAI's client: {why}\n");
             std::io::stderr().write_all(message.as_bytes()).unwrap();
             return;
         }
-        Err(environment::Missing::Broken(why)) => panic!("{why}"),
+        Err(Missing::Broken(why)) => panic!("{why}"),
     };
     let anywhere = ["--fetch-images", "--allow-private-addresses"];
     let open = Server::start(&[&anywhere[..], &["--alias", "gpt-4o"]].concat(), None);

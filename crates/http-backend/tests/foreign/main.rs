@@ -4,8 +4,6 @@
 //! It needs Python and, the first time, the network: `cargo test -p http-backend --test foreign -- --ignored`.
 #![allow(clippy::print_stderr, reason = "a person reads why the test was skipped")]
 
-mod python;
-
 use std::{
     fs::File,
     net::{TcpListener, TcpStream},
@@ -20,6 +18,7 @@ use http_backend::{
     AnthropicOptions, AnthropicProvider, OpenAiOptions, OpenAiProvider, ServerOptions,
 };
 use llm_core::{Capabilities, Image, testing};
+use python_env::Missing;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -42,12 +41,15 @@ impl Drop for Served {
 fn serve() -> Option<Served> {
     let peers = root().join("benches/peers");
     let (all, mlx) = (peers.join("requirements.txt"), peers.join("requirements-mlx.txt"));
-    let python = match python::environment("mlx-vlm", &[&all, &mlx]) {
+    let lists: [(&Path, &[&str]); 2] = [(&all, &[]), (&mlx, &["--no-deps"])];
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mlx-vlm");
+    let python = match python_env::python(&folder, &lists) {
         Ok(python) => python,
-        Err(reason) => {
-            eprintln!("SKIPPED: no foreign server: {reason}");
+        Err(Missing::Unreachable(why)) => {
+            eprintln!("SKIPPED: no foreign server: {why}");
             return None;
         }
+        Err(Missing::Broken(why)) => panic!("{why}"),
     };
     let model = root().join("models/tiny-vl/full").canonicalize().unwrap();
     let model = model.to_str().expect("a path of this repository").to_owned();

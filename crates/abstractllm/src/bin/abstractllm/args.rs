@@ -274,6 +274,9 @@ pub(crate) struct QuantizeArgs {
     /// BITS/GROUP, a mode, or full for not at all; may be repeated, the first that matches counts
     #[arg(long = "rule", value_name = "PATTERN=WHAT")]
     pub(crate) rules: Vec<Rule>,
+    /// Prints one JSON object
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
 }
 
 impl QuantizeArgs {

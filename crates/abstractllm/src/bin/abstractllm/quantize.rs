@@ -12,7 +12,9 @@ use abstractllm::{
     mlx::{self, Converted},
 };
 
-use crate::{args::QuantizeArgs, failure::Failure, format, progress::Bars};
+use serde_json::json;
+
+use crate::{args::QuantizeArgs, failure::Failure, format, output, progress::Bars};
 
 pub(crate) fn run(args: &QuantizeArgs, quiet: bool) -> Result<(), Failure> {
     let source = match args.source.as_os_str() == embedded::TINY_VL {
@@ -26,13 +28,23 @@ pub(crate) fn run(args: &QuantizeArgs, quiet: bool) -> Result<(), Failure> {
     let done = mlx::convert(&source, &args.target, &recipe, progress);
     bars.clear();
     let done = done.map_err(Error::from)?;
+    let [before, after] = [&source, &args.target].map(|folder| weight_bytes(folder));
+    let Converted { resumed, tensors, .. } = done;
+    if args.json {
+        return Ok(output::pretty(&json!({
+            "target": args.target,
+            "recipe": recipe.to_string(),
+            "weight_bytes": after,
+            "source_weight_bytes": before,
+            "tensors": tensors,
+            "resumed": resumed,
+        }))?);
+    }
     if !quiet {
-        let [before, after] =
-            [&source, &args.target].map(|folder| format::bytes(weight_bytes(folder)));
+        let [before, after] = [before, after].map(format::bytes);
         let target = args.target.display();
         writeln!(io::stdout(), "{target}: {after} of weights, {recipe}; {before} before")?;
-        if done.resumed > 0 {
-            let Converted { resumed, tensors, .. } = done;
+        if resumed > 0 {
             writeln!(
                 io::stdout(),
                 "{resumed} of {tensors} tensors were there from an earlier try"
