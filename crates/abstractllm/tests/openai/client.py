@@ -1,10 +1,10 @@
 """The official client of OpenAI against `abstractllm serve` on tiny-vl.
 
-usage: client.py OPEN_URL KEYED_URL KEY SCENES
+usage: client.py OPEN_URL KEYED_URL KEY TOOLS_URL SCENES
 
 OPEN_URL needs no key and fetches images from anywhere; KEYED_URL needs KEY, takes bodies of at most
-100 kB, and fetches images from public addresses only. SCENES is testdata/scenes, whose answers are those
-of mlx-vlm.
+100 kB, and fetches images from public addresses only; TOOLS_URL has tiny-vl with a template that knows
+tools. SCENES is testdata/scenes, whose answers are those of mlx-vlm.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import openai
 
-OPEN_URL, KEYED_URL, KEY, SCENES = sys.argv[1:5]
+OPEN_URL, KEYED_URL, KEY, TOOLS_URL, SCENES = sys.argv[1:6]
 MODEL = "tiny-vl"
 CASES = json.loads((Path(SCENES) / "expected.json").read_text())["cases"]
 
@@ -227,14 +227,13 @@ COLOURS = {
 }
 
 
-def needs(capability):
-    """Leaves a test out as long as the model cannot do what it tests."""
-    known = client().models.retrieve(MODEL).capabilities
-    return unittest.skipUnless(capability in known, f"{MODEL} has no {capability}")
+# Until the provider calls tools there is nothing to test.
+TOOLS_MODEL = client(TOOLS_URL).models.list().data[0]
 
 
+@unittest.skipUnless("tool_use" in TOOLS_MODEL.capabilities, "the provider calls no tools")
 class Tools(unittest.TestCase):
-    ask = {"model": MODEL, "tools": [WEATHER], "max_tokens": 200}
+    ask = {"model": TOOLS_MODEL.id, "tools": [WEATHER], "max_tokens": 1000}
     turns = [{"role": "user", "content": "What is the weather in Oslo?"}]
 
     def check(self, name, arguments):
@@ -244,10 +243,9 @@ class Tools(unittest.TestCase):
         self.assertIn(read["city"], ["Oslo", "Rome"])
         self.assertIn(read["days"], range(1, 8))
 
-    @needs("tool_use")
     def test_a_call_and_its_result(self):
         for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
-            answer = client().chat.completions.create(
+            answer = client(TOOLS_URL).chat.completions.create(
                 messages=self.turns, tool_choice=choice, **self.ask
             )
             self.assertEqual(answer.choices[0].finish_reason, "tool_calls")
@@ -257,13 +255,12 @@ class Tools(unittest.TestCase):
                 self.check(call.function.name, call.function.arguments)
         results = [{"role": "tool", "tool_call_id": c.id, "content": "3 degrees"} for c in calls]
         turns = [*self.turns, answer.choices[0].message, *results]
-        after = client().chat.completions.create(messages=turns, tool_choice="none", **self.ask)
+        after = client(TOOLS_URL).chat.completions.create(messages=turns, tool_choice="none", **self.ask)
         self.assertIn(after.choices[0].finish_reason, ("stop", "length"))
         self.assertIsNone(after.choices[0].message.tool_calls)
 
-    @needs("tool_use")
     def test_a_call_in_a_stream(self):
-        stream = client().chat.completions.create(
+        stream = client(TOOLS_URL).chat.completions.create(
             messages=self.turns, tool_choice="required", stream=True, **self.ask
         )
         ids, names, arguments, reason = {}, {}, {}, None
@@ -281,6 +278,8 @@ class Tools(unittest.TestCase):
         for i in ids:
             self.check(names[i], arguments[i])
 
+
+class Forms(unittest.TestCase):
     def test_json_schema(self):
         schema = {"name": "colours", "strict": True, "schema": COLOURS}
         form = {"type": "json_schema", "json_schema": schema}

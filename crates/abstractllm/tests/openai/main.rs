@@ -4,6 +4,7 @@
 //! reached is this test skipped, and says so.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Stdio},
@@ -16,6 +17,7 @@ use nix::{
 };
 use python_env::Missing;
 use serde_json::Value;
+use tempfile::TempDir;
 
 const KEY: &str = "sk-of-the-test";
 
@@ -36,7 +38,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
-        assert_eq!((&ready["event"], &ready["model"]), (&"ready".into(), &"tiny-vl".into()));
+        assert_eq!(ready["event"], "ready");
         Self { child, url: ready["url"].as_str().unwrap().to_owned() }
     }
 
@@ -57,6 +59,20 @@ impl Drop for Server {
     }
 }
 
+/// Returns tiny-vl with a chat template that knows tools; its own has none.
+fn with_tools() -> TempDir {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(root.join("models/tiny-vl/full")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let template = fs::read_to_string(root.join("testdata/chat/hermes.jinja")).unwrap();
+    let template = serde_json::json!({"chat_template": template}).to_string();
+    fs::write(dir.path().join("chat_template.json"), template).unwrap();
+    dir
+}
+
 #[test]
 fn the_official_client_is_served() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai");
@@ -74,9 +90,11 @@ fn the_official_client_is_served() {
     let anywhere = ["--fetch-images", "--allow-private-addresses"];
     let open = Server::start(&[&anywhere[..], &["--alias", "gpt-4o"]].concat(), None);
     let keyed = Server::start(&["--max-body", "100kB", "--fetch-images"], Some(KEY));
+    let model = with_tools();
+    let tools = Server::start(&["--model", model.path().to_str().unwrap()], None);
     let output = Command::new(python)
         .arg(here.join("client.py"))
-        .args([&open.url, &keyed.url, KEY])
+        .args([&open.url, &keyed.url, KEY, &tools.url])
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/scenes"))
         .output()
         .unwrap();
@@ -84,4 +102,5 @@ fn the_official_client_is_served() {
     assert!(output.status.success(), "{told}");
     assert_eq!(open.end(), Some(0));
     assert_eq!(keyed.end(), Some(0));
+    assert_eq!(tools.end(), Some(0));
 }
