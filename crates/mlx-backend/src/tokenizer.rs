@@ -188,7 +188,7 @@ fn is_call_mark(token: &str) -> bool {
     [calls::OPEN, calls::CLOSE].contains(&token)
 }
 
-/// Whether `decoder` is the usual one of SentencePiece models: `▁` is a space, a token may be a byte, and
+/// Whether `decoder` is the usual one of `SentencePiece` models: `▁` is a space, a token may be a byte, and
 /// at most a space at the start of the whole text is left out.
 fn has_byte_fallback(decoder: Option<&DecoderWrapper>) -> bool {
     let Some(DecoderWrapper::Sequence(sequence)) = decoder else { return false };
