@@ -501,12 +501,12 @@ impl Generation {
     /// Sends `piece` as far as no stop text begins in it; returns whether one was found.
     fn say(&mut self, piece: &str) -> bool {
         let matched = self.stop.push(piece);
-        self.give(matched.text);
+        self.deliver(matched.text);
         matched.stopped
     }
 
     /// Sends `text`, or the calls that are in it.
-    fn give(&mut self, text: String) {
+    fn deliver(&mut self, text: String) {
         if text.is_empty() {
             return;
         }
@@ -527,7 +527,7 @@ impl Generation {
             return Ok(FinishReason::Stop);
         }
         let held = self.stop.finish();
-        self.give(held);
+        self.deliver(held);
         Ok(reason)
     }
 
