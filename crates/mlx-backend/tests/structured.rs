@@ -207,9 +207,7 @@ fn documents_of_random_schemas_are_valid() {
 #[test]
 #[ignore = "takes some minutes"]
 fn two_hundred_documents_of_random_schemas_are_valid() {
-    let valid = random_documents(200, 2026);
-    println!("{valid} of 200 documents are valid");
-    assert_eq!(valid, 200);
+    assert_eq!(random_documents(200, 2026), 200);
 }
 
 fn scene_schema() -> Value {
