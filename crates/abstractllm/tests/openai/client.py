@@ -227,11 +227,9 @@ COLOURS = {
 }
 
 
-# Until the provider calls tools there is nothing to test.
 TOOLS_MODEL = client(TOOLS_URL).models.list().data[0]
 
 
-@unittest.skipUnless("tool_use" in TOOLS_MODEL.capabilities, "the provider calls no tools")
 class Tools(unittest.TestCase):
     ask = {"model": TOOLS_MODEL.id, "tools": [WEATHER], "max_tokens": 1000}
     turns = [{"role": "user", "content": "What is the weather in Oslo?"}]
