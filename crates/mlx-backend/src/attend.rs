@@ -12,7 +12,7 @@ const BLOCKS: i32 = 132;
 /// Most blocks for a key head: what each leaves is put together by one of them.
 const MAX_SPLITS: i32 = 64;
 
-/// Most query heads for a key head: their sums are held in registers.
+/// Most query heads for a key head: rows of a fragment of the tensor cores.
 const MAX_SHARE: i32 = 8;
 
 /// As in `attend.cu`.
@@ -52,12 +52,13 @@ impl Attend {
         CudaKernel::new(&CudaSource {
             name: "attend",
             inputs: &["heads", "keys", "values", "position", "state"],
-            header: include_str!("attend.cu"),
+            header: &[include_str!("attend.cu")],
             body: &body,
             shape: &[1, 1, heads * d],
-            scratch: key_heads * splits * share * (d + 2),
+            scratch: key_heads * splits * share * (d + 4),
             blocks: key_heads * splits,
             threads: WARPS * 32,
+            shared_bytes: 0,
         })
         .map(|kernel| Some(Self { kernel }))
     }

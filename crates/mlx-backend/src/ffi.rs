@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "functions of C are declared and defined here")]
 
 mod attend;
+mod cuda_device;
 mod cuda_kernel;
 mod host;
 mod matvec;
@@ -21,6 +22,7 @@ use mlx_sys::mlx_array;
 
 pub(crate) use self::{
     attend::HostAttend,
+    cuda_device::{CudaDevice, cuda_device},
     cuda_kernel::{CudaKernel, CudaSource},
     host::{After, HostLinear, HostWeight, host_linear},
     packed::{dequantize, gather_qmm, quantize, quantized_matmul, quantized_product},

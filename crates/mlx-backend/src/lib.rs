@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 mod families;
 mod ffi;
+mod fused_layer;
 mod generate;
 #[cfg(test)]
 mod golden;

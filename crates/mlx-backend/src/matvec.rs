@@ -101,12 +101,13 @@ impl Matvec {
         let kernel = CudaKernel::new(&CudaSource {
             name: if how.is_some() { "matvec_packed" } else { "matvec_dense" },
             inputs: &["x", "gain", "w", "scales", "biases", "extra"],
-            header: include_str!("matvec.cu"),
+            header: &[include_str!("matvec.cu")],
             body: &source,
             shape: &shape,
             scratch: 0,
             blocks,
             threads: WARPS * 32,
+            shared_bytes: 0,
         })?;
         let axes = if epilogue == Epilogue::SwiGlu { 4 } else { 5 };
         let absent = ops::zeros_dtype(&vec![1; axes], dtype)?;

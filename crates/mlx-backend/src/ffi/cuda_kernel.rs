@@ -1,6 +1,9 @@
 //! A kernel of our own on CUDA, compiled when it is first used.
 
-use std::ffi::CString;
+use std::{
+    ffi::CString,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use mlx_rs::{
     Array, Stream,
@@ -22,8 +25,8 @@ pub(crate) struct CudaSource<'a> {
     pub(crate) name: &'a str,
     /// Names of the arrays that it reads.
     pub(crate) inputs: &'a [&'a str],
-    /// Functions, of a file of this crate.
-    pub(crate) header: &'a str,
+    /// Functions, of files of this crate.
+    pub(crate) header: &'a [&'a str],
     pub(crate) body: &'a str,
     /// Of the output `y`.
     pub(crate) shape: &'a [i32],
@@ -32,6 +35,8 @@ pub(crate) struct CudaSource<'a> {
     pub(crate) blocks: i32,
     /// Of a block.
     pub(crate) threads: i32,
+    /// Bytes that a block has of memory whose size the text does not tell.
+    pub(crate) shared_bytes: i32,
 }
 
 impl CudaKernel {
@@ -40,10 +45,14 @@ impl CudaKernel {
         let text = |s: &str| CString::new(s).map_err(|e| Exception::custom(e.to_string()));
         let texts = |s: &[&str]| s.iter().map(|s| text(s)).collect::<MlxResult<Vec<_>>>();
         // MLX reads the text for every call: the shorter, the better.
-        let header = source.header.lines().map(str::trim);
+        let header = source.header.iter().flat_map(|file| file.lines()).map(str::trim);
         let header = header.filter(|line| !line.starts_with("//")).flat_map(|line| [line, "\n"]);
-        let header = text(&header.collect::<String>())?;
-        let (name, body) = (text(source.name)?, text(source.body)?);
+        let header = header.collect::<String>();
+        // MLX compiles a name once, whatever its text.
+        let mut hasher = DefaultHasher::new();
+        (&header, source.body).hash(&mut hasher);
+        let name = text(&format!("{}_{:016x}", source.name, hasher.finish()))?;
+        let (header, body) = (text(&header)?, text(source.body)?);
         let inputs = texts(source.inputs)?;
         let (bf16, f32) = (mlx_sys::mlx_dtype__MLX_BFLOAT16, mlx_sys::mlx_dtype__MLX_FLOAT32);
         let scratch = [source.scratch];
@@ -70,7 +79,7 @@ impl CudaKernel {
                 body.as_ptr(),
                 header.as_ptr(),
                 true,
-                0,
+                source.shared_bytes,
             );
             mlx_sys::mlx_vector_string_free(inputs);
             mlx_sys::mlx_vector_string_free(output_names);

@@ -89,12 +89,13 @@ impl Rows {
         CudaKernel::new(&CudaSource {
             name: "matrows",
             inputs: &["x", "w", "scales", "biases", "extra"],
-            header: include_str!("rows.cu"),
+            header: &[include_str!("rows.cu")],
             body: source,
             shape: &shape,
             scratch: 0,
             blocks: self.shape.0 / TILE,
             threads: WARPS * 32,
+            shared_bytes: 0,
         })
     }
 }

@@ -23,9 +23,10 @@ pub(crate) use self::spec::{Axes, LayerSpec, RopeSpec, Scaling, Spec};
 use crate::{
     Result,
     device::Backend,
+    fused_layer::{FusedLayer, Heads, LayerParts},
     kv_cache::LayerCaches,
     matvec::Epilogue,
-    nn::{Embedding, Linear, MixtureOfExperts, Mlp, RmsNorm, settle},
+    nn::{Embedding, Linear, MixtureOfExperts, Mlp, RmsNorm, mlx_error, settle},
     rope::{Positions, Rope, Rotation},
     weights::Scope,
 };
@@ -150,6 +151,8 @@ struct Block {
     mlp: FeedForward,
     /// Of what the MLP gives, where a family has it.
     after_mlp: Option<RmsNorm>,
+    /// All of it for one token of one sequence, where there is a kernel of our own.
+    fused: Option<FusedLayer>,
 }
 
 #[derive(Debug)]
@@ -171,7 +174,7 @@ impl Block {
             ),
         };
         let (hidden, activation) = (spec.hidden, spec.activation);
-        Ok(Self {
+        let block = Self {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::load(spec, layer, &scope.sub("self_attn"), backend)?,
             after_attention,
@@ -187,7 +190,51 @@ impl Block {
                 }
             },
             after_mlp,
-        })
+            fused: None,
+        };
+        let fused = match block.parts().filter(|_| backend == Backend::Cuda) {
+            Some(parts) => {
+                let heads = Heads {
+                    queries: spec.heads,
+                    keys: spec.key_value_heads,
+                    values: spec.head_dim,
+                    base: layer.rope.base,
+                };
+                FusedLayer::new(&parts, &heads, scope.dtype())
+                    .map_err(|e| mlx_error("kernel", &e))?
+            }
+            None => None,
+        };
+        Ok(Self { fused, ..block })
+    }
+
+    /// Returns what one kernel would have to know, if there is nothing that it cannot do.
+    fn parts(&self) -> Option<LayerParts<'_>> {
+        let FeedForward::Dense(mlp) = &self.mlp else { return None };
+        let (qkv, o) = self.self_attn.row_products()?;
+        let (gate_up, down) = mlp.swiglu_products()?;
+        let (attention_norm, mlp_norm) = (&self.input_layernorm, &self.before_mlp);
+        let plain = self.after_attention.is_none() && self.after_mlp.is_none();
+        let parts = LayerParts { attention_norm, qkv, o, mlp_norm, gate_up, down };
+        plain.then_some(parts)
+    }
+
+    /// [`forward`](Self::forward) as one kernel, if that can be.
+    fn forward_fused(
+        &self,
+        x: &Array,
+        rotation: &Rotation,
+        caches: &mut dyn LayerCaches,
+        i: usize,
+    ) -> MlxResult<Option<Array>> {
+        let (Some(fused), Rotation::Offset(position, first)) = (&self.fused, rotation) else {
+            return Ok(None);
+        };
+        let Some(parts) = self.parts().filter(|_| x.shape()[..x.ndim() - 1] == [1, 1]) else {
+            return Ok(None);
+        };
+        let Some(place) = caches.next_place(i, *first)? else { return Ok(None) };
+        fused.apply(x, &parts, position, &place).map(Some)
     }
 
     fn forward(
@@ -197,6 +244,9 @@ impl Block {
         caches: &mut dyn LayerCaches,
         i: usize,
     ) -> MlxResult<Array> {
+        if let Some(y) = self.forward_fused(x, rotation, caches, i)? {
+            return Ok(y);
+        }
         let norm = &self.input_layernorm;
         let x = match &self.after_attention {
             None => self.self_attn.forward_residual(norm, x, rotation, (caches, i))?,
@@ -218,3 +268,6 @@ impl Block {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

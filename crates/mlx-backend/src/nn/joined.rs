@@ -71,6 +71,14 @@ impl Joined {
         Ok(self)
     }
 
+    /// Returns the one product that they are, if they are.
+    pub(crate) fn product(&self) -> Option<&Linear> {
+        match self.products.as_slice() {
+            [joined] => Some(joined),
+            _ => None,
+        }
+    }
+
     /// `norm`, then [`forward`](Self::forward); its kernel must be one that adds the bias.
     pub(crate) fn forward_normed(&self, norm: &RmsNorm, x: &Array) -> MlxResult<Array> {
         if let [joined] = self.products.as_slice()

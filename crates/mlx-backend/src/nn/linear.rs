@@ -8,6 +8,7 @@ use crate::{
     device::Backend,
     ffi::{After, HostLinear, HostWeight, host_linear},
     matvec::{Epilogue, Matvec},
+    quantize::Quantize,
     weights::Scope,
 };
 
@@ -68,15 +69,40 @@ impl Linear {
         if scope.backend() != Backend::Cuda {
             return Ok(self);
         }
-        let (how, [rows, input]) = match &self.weight {
-            Weight::Dense { rows, .. } => (None, [rows.dim(0), rows.dim(1)]),
-            Weight::Packed(p) => {
-                (Some(p.how), [p.scales.dim(0), p.scales.dim(1) * p.how.group_size])
-            }
-        };
-        self.row = Matvec::new(how, scope.dtype(), (rows, input), norm_eps, epilogue, ndim)
+        let (how, shape) = (self.packing(), self.shape());
+        self.row = Matvec::new(how, scope.dtype(), shape, norm_eps, epilogue, ndim)
             .map_err(|e| mlx_error("kernel", &e))?;
         Ok(self)
+    }
+
+    /// Returns how the weights are packed, `None` if they are not.
+    pub(crate) fn packing(&self) -> Option<Quantize> {
+        match &self.weight {
+            Weight::Dense { .. } => None,
+            Weight::Packed(p) => Some(p.how),
+        }
+    }
+
+    /// Returns the numbers of outputs and inputs.
+    pub(crate) fn shape(&self) -> (i32, i32) {
+        match &self.weight {
+            Weight::Dense { rows, .. } => (rows.dim(0), rows.dim(1)),
+            Weight::Packed(p) => (p.scales.dim(0), p.scales.dim(1) * p.how.group_size),
+        }
+    }
+
+    /// Returns words, scales and biases of packed weights, or dense ones three times; `None` if they
+    /// are packed without biases.
+    pub(crate) fn arrays(&self) -> Option<[&Array; 3]> {
+        match &self.weight {
+            Weight::Dense { rows, .. } => Some([rows; 3]),
+            Weight::Packed(p) => Some([&p.weight, &p.scales, p.biases.as_ref()?]),
+        }
+    }
+
+    /// Returns what is added to the product, if anything.
+    pub(crate) fn bias(&self) -> Option<&Array> {
+        self.bias.as_ref()
     }
 
     /// Runs the kernel for one row, if there is one and `x` is one.
@@ -87,10 +113,7 @@ impl Linear {
         extra: Option<&Array>,
     ) -> Option<MlxResult<Array>> {
         let row = self.row.as_ref()?;
-        let weights = match &self.weight {
-            Weight::Dense { rows, .. } => [rows; 3],
-            Weight::Packed(p) => [&p.weight, &p.scales, p.biases.as_ref()?],
-        };
+        let weights = self.arrays()?;
         row.takes(x).then(|| row.apply(x, weights, gain, extra))
     }
 

@@ -80,6 +80,12 @@ impl Mlp {
         Ok(self)
     }
 
+    /// Returns `gate_proj` with `up_proj`, and `down_proj`, where `silu` of the first times the second
+    /// and no bias are all that is between.
+    pub(crate) fn swiglu_products(&self) -> Option<(&Linear, &Linear)> {
+        self.gate_up.product().filter(|_| self.fused_row).map(|product| (product, &self.down_proj))
+    }
+
     /// `x + mlp(norm(x))`, of the shape of `x`, `[.., N, hidden]`.
     pub(crate) fn forward_residual(&self, norm: &RmsNorm, x: &Array) -> MlxResult<Array> {
         if let (true, [gate_up]) = (self.fused_row, self.gate_up.products.as_slice())

@@ -26,6 +26,7 @@ impl RmsNorm {
         Ok(Self { weight: scope.keep(weight)?, eps })
     }
 
+    /// Returns the weight and what is added to the mean of squares.
     pub(crate) fn parts(&self) -> (&Array, f32) {
         (&self.weight, self.eps)
     }

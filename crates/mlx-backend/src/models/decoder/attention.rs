@@ -81,6 +81,12 @@ impl Attention {
         })
     }
 
+    /// Returns the product of queries, keys and values and that of the output, where plain rotations
+    /// and plain attention are all that is between.
+    pub(super) fn row_products(&self) -> Option<(&Linear, &Linear)> {
+        self.qkv.product().filter(|_| self.row.is_some()).map(|product| (product, &self.o_proj))
+    }
+
     /// `x + attention(norm(x))`, of the shape of `x`; each token sees itself and those before it.
     pub(super) fn forward_residual(
         &self,
