@@ -90,7 +90,7 @@ fn calls_that_must_come_are_as_their_schemas_say() {
         let mut request = Request::text("How is the weather in Rome?")
             .with_tools([weather(), clock()])
             .with_params(GenerateParams {
-                temperature: Some(1.0),
+                temperature: Some(2.0),
                 seed: Some(seed),
                 max_tokens: Some(2000),
                 ..GenerateParams::default()

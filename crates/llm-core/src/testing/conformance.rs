@@ -249,6 +249,8 @@ impl Suite<'_> {
         let mut request = self.request().with_tools([tool]);
         request.messages = Request::text("How is the weather in Rome?").messages;
         request.tool_choice = ToolChoice::Named("get_weather".into());
+        // Where each letter is a token, a call has more than a hundred.
+        request.params.max_tokens = Some(256);
         if !self.has(Capability::ToolUse) {
             return self.refuses("tools", request, &[ErrorKind::Unsupported]);
         }
