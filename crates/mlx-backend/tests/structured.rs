@@ -83,7 +83,10 @@ impl Schemas {
             0 => self.any(depth),
             _ => self.object(depth),
         };
-        schema["$defs"] = json!({"shape": self.leaf(), "two words": self.object(0)});
+        // What refers to itself may be of any length, and the model chooses which.
+        let words = self.object(0).to_string().replace("two%20words", "shape");
+        let words: Value = serde_json::from_str(&words).unwrap();
+        schema["$defs"] = json!({"shape": self.leaf(), "two words": words});
         schema
     }
 
