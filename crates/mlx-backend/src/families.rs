@@ -11,7 +11,7 @@ use std::{
 use futures_executor::block_on;
 use llm_core::{Capability, GenerateParams, Message, Part, Provider, Request};
 use mlx_rs::{Array, Dtype, ops::indexing::TryIndexOp};
-use vision_preproc::{Limits, PixelBudget};
+use vision_preproc::{Input, PixelBudget, Workspace};
 
 use crate::{
     MlxOptions, MlxProvider,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The folders of `testdata/families` that read text only.
-const TEXT: [&str; 5] = ["llama", "llama_tied", "qwen2", "qwen3", "qwen3_moe"];
+const TEXT: [&str; 6] = ["gemma3_text", "llama", "llama_tied", "qwen2", "qwen3", "qwen3_moe"];
 const TOLERANCE: f32 = 1e-3;
 
 fn folder(name: &str) -> PathBuf {
@@ -76,15 +76,14 @@ fn read_embedded(
     step: usize,
 ) -> Array {
     let tokens = embeddings.dim(1) as usize;
-    let parts: Vec<Array> = (0..tokens)
-        .step_by(step)
-        .map(|from| {
-            let to = tokens.min(from + step);
-            let rotation = model.prompt_rotation(positions, from..to).unwrap();
-            let x = embeddings.try_index((.., from as i32..to as i32, ..)).unwrap();
-            model.logits(&model.forward(x, &rotation, caches).unwrap()).unwrap()
-        })
-        .collect();
+    let (mut parts, mut from) = (Vec::new(), 0);
+    while from < tokens {
+        let to = positions.step_end(from, tokens.min(from.saturating_add(step)));
+        let rotation = model.prompt_rotation(positions, from..to).unwrap();
+        let x = embeddings.try_index((.., from as i32..to as i32, ..)).unwrap();
+        parts.push(model.logits(&model.forward(x, &rotation, caches).unwrap()).unwrap());
+        from = to;
+    }
     mlx_rs::ops::concatenate(&parts, 1).unwrap()
 }
 
@@ -210,4 +209,47 @@ fn a_text_model_answers_and_refuses_images() {
         let error = ask(vec![image, text_part("what is it?")]).unwrap_err().to_string();
         assert!(error.contains("vision"), "{name}: {error}");
     }
+}
+
+/// Lists each architecture with the fixture that it is compared on; with `WRITE_DOCS` set, writes it.
+#[test]
+fn docs_list_every_architecture_with_its_fixture() {
+    let about = |name: &str| {
+        let config = folder(name).join("config.json");
+        let config = std::fs::read_to_string(config).unwrap_or_else(|e| panic!("{name}: {e}"));
+        serde_json::from_str::<serde_json::Value>(&config).unwrap()["model_type"].clone()
+    };
+    let mut rows = String::new();
+    for architecture in models::architectures() {
+        let kind = architecture.model_type;
+        let fixture = match kind {
+            "qwen2_5_vl" => "../golden/tiny_fp32",
+            // The same in all but the name.
+            "smolvlm" => "idefics3",
+            kind => kind,
+        };
+        if kind != "smolvlm" {
+            assert_eq!(about(fixture), kind);
+        }
+        let (reads, reference) = match architecture.reads_images() {
+            true => ("text and images", "mlx-vlm 0.7.10"),
+            false => ("text", "mlx-lm 0.32.2"),
+        };
+        let fixture =
+            fixture.strip_prefix("../").map_or(format!("families/{fixture}"), str::to_owned);
+        rows += &format!(
+            "| `{kind}` | {} | {reads} | {reference} | `testdata/{fixture}` |\n",
+            architecture.about
+        );
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/model-support.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- begin models -->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- end models -->").unwrap();
+    let head = "| `model_type` | models | reads | compared with | on |\n|---|---|---|---|---|\n";
+    let current = format!("{before}<!-- begin models -->\n{head}{rows}<!-- end models -->{after}");
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        std::fs::write(&path, &current).unwrap();
+    }
+    assert!(page == current, "docs/model-support.md is not current; WRITE_DOCS=1 writes it");
 }

@@ -365,12 +365,15 @@ impl Generation {
         let positions = self.model.positions(ids, &grids)?;
         let new = &ids[self.reused..];
         let tokens = Array::from_slice(new, &[1, new.len() as i32]);
+        let media = self.model.media();
+        let is_feature = |id| media.is_some_and(|media| media.is_placeholder(id));
         let run = || {
             let mut features = Vec::new();
             for (image, (_, known)) in places.iter().zip(&images.features) {
                 if let Some(known) = known {
                     // An image may be reused in part.
-                    let from = self.reused.saturating_sub(image.range.start) as i32;
+                    let read = image.range.start..self.reused.max(image.range.start);
+                    let from = ids[read].iter().filter(|&&id| is_feature(id)).count() as i32;
                     features.push(known.try_index((from.., ..))?);
                 }
             }
@@ -406,6 +409,7 @@ impl Generation {
         let total = self.job.prompt.ids.len();
         let most = if alone { usize::MAX } else { SHARED_STEP_TOKENS };
         let end = total.min(*done + self.job.prefill_step_tokens.clamp(1, most));
+        let end = positions.step_end(*done, end);
         let mut span = Span::enter(&*self.job.recorder, Phase::PrefillNew);
         span.units((end - *done) as u64);
         let range = *done..end;

@@ -8,15 +8,16 @@ use std::{
 };
 
 use mlx_rs::{Array, ops::indexing::TryIndexOp};
-use vision_preproc::{Grid, ImageProcessor, Limits, PixelBudget, RgbImage};
+use vision_preproc::{Grid, Input, Limits, PixelBudget, RgbImage, Workspace};
 
 use crate::{
     checkpoint::Checkpoint,
     convert::convert,
     engine::{LoadSpec, build},
+    image_reader::ImageReader,
     kv_cache::KvCache,
     models::{self, VisionLanguageModel},
-    provider::image_processor,
+    provider::image_reader,
     quantize::{QuantizationMode, Quantize},
     recipe::Recipe,
     rope::Rotation,
@@ -74,14 +75,14 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
 }
 
-fn load(checkpoint: &Path) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
+fn load(checkpoint: &Path) -> (Box<dyn VisionLanguageModel>, ImageReader) {
     load_packed(checkpoint, None)
 }
 
 fn load_packed(
     checkpoint: &Path,
     quantize: Option<Quantize>,
-) -> (Box<dyn VisionLanguageModel>, ImageProcessor) {
+) -> (Box<dyn VisionLanguageModel>, ImageReader) {
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
     let architecture = models::architecture(checkpoint.model_type()).unwrap();
     let model = build(&LoadSpec {
@@ -89,7 +90,7 @@ fn load_packed(
         dtype: Some(mlx_rs::Dtype::Float32),
         ..LoadSpec::new(&checkpoint, architecture)
     });
-    (model.unwrap(), image_processor(&checkpoint).unwrap().unwrap())
+    (model.unwrap(), image_reader(&checkpoint, architecture).unwrap().unwrap())
 }
 
 fn decode(name: &str, mirrored: bool) -> RgbImage {
@@ -140,7 +141,7 @@ fn prefill(
 fn check(case: &Case, step: usize) {
     let expected = Array::load_safetensors(golden(&format!("{}.safetensors", case.name))).unwrap();
     let expected: HashMap<&str, &Array> = expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let (model, processor) = load(&golden(case.checkpoint));
+    let (model, reader) = load(&golden(case.checkpoint));
     let ids: Vec<u32> = expected["input_ids"].to_vec_cast::<u32>().unwrap();
 
     let mut pixels: Vec<f32> = Vec::new();
@@ -148,7 +149,9 @@ fn check(case: &Case, step: usize) {
     let mut features = Vec::new();
     for name in case.images {
         let image = decode(name, case.mirrored);
-        let patches = processor.process(image.as_view(), &PixelBudget::default()).unwrap();
+        let patches = reader
+            .patches(Input::Rgb(image.as_view()), &PixelBudget::default(), &mut Workspace::new())
+            .unwrap();
         let rows = (patches.grid.h * patches.grid.w) as i32;
         let array = Array::from_slice(&patches.values, &[rows, 1176]);
         features.push(model.encode(&array, patches.grid).unwrap());

@@ -24,7 +24,7 @@ use std::{
 };
 
 use llm_core::Notice;
-use vision_preproc::{ImageProcessor, PixelBudget, Plan, Size};
+use vision_preproc::{PixelBudget, Plan, Size};
 
 #[cfg(test)]
 pub(crate) use self::reservation::Promise;
@@ -37,11 +37,11 @@ pub use self::{
 };
 pub(crate) use self::{
     estimate::{Estimate, ImageWork, Kept, Setting, Work},
-    footprint::{DecoderFootprint, Footprint, TowerFootprint},
+    footprint::{DecoderFootprint, Footprint, FrameFootprint, TowerFootprint},
     reservation::{LEDGER, Reservation},
     weights::resident_bytes,
 };
-use crate::{Error, Result, kv_cache::KvCacheOptions, memory};
+use crate::{Error, Result, image_reader::ImageReader, kv_cache::KvCacheOptions, memory};
 
 /// What is done about a request that would not fit into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(crate) struct Guard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) sizes: &'a [Size],
-    pub(crate) processor: Option<&'a ImageProcessor>,
+    pub(crate) reader: Option<&'a ImageReader>,
     pub(crate) budget: PixelBudget,
     /// Tokens of the prompt that stand for no image.
     pub(crate) text_tokens: usize,
@@ -227,7 +227,7 @@ impl Guard {
         fits: impl Fn(PixelBudget) -> bool,
     ) -> Option<PixelBudget> {
         let largest = asked.plans(&asked.budget).map(|(_, plan)| plan.resized.pixels()).max()?;
-        let smallest = asked.processor?.pixel_bounds(&asked.budget).0.max(1);
+        let smallest = asked.reader?.pixel_bounds(&asked.budget)?.0.max(1);
         // Pixels of a feature, so that each candidate is another number of tokens.
         let tower = &self.setting.footprint.tower;
         let plan = asked.plans(&asked.budget).next()?.1;
@@ -255,10 +255,8 @@ impl Guard {
 
 impl Asked<'_> {
     fn plans(&self, budget: &PixelBudget) -> impl Iterator<Item = (Size, Plan)> {
-        let (processor, budget) = (self.processor, *budget);
-        self.sizes
-            .iter()
-            .filter_map(move |&size| Some((size, processor?.plan(size, &budget).ok()?)))
+        let (reader, budget) = (self.reader, *budget);
+        self.sizes.iter().filter_map(move |&size| Some((size, reader?.plan(size, &budget).ok()?)))
     }
 }
 

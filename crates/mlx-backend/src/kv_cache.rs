@@ -14,6 +14,8 @@ use mlx_rs::{
     ops::{self, indexing::TryIndexOp},
 };
 
+use crate::nn::Reach;
+
 pub use self::options::{KvCacheOptions, KvQuantize, KvWindow};
 use self::{packed::PackedCache, window::WindowCache};
 pub(crate) use self::{
@@ -47,6 +49,21 @@ pub(crate) struct Attention {
     pub(crate) scale: f32,
     /// Whether MLX has a fused kernel for it.
     pub(crate) fused: bool,
+    /// Most tokens that a token sees, itself included; `None` for all before it.
+    pub(crate) window: Option<i32>,
+    /// Whether the new tokens see each other, also those after them.
+    pub(crate) together: bool,
+}
+
+impl Attention {
+    /// Returns which keys a query sees.
+    fn reach(&self) -> Reach {
+        match (self.window, self.together) {
+            (None, false) => Reach::Causal,
+            (None, true) => Reach::All,
+            (Some(most), together) => Reach::Window { most, keep: 0, together },
+        }
+    }
 }
 
 /// Where the next token of a sequence goes.

@@ -27,6 +27,7 @@ mod grammar;
 mod guard;
 #[cfg(feature = "hub")]
 mod hub;
+mod image_reader;
 mod kv_cache;
 mod library;
 mod locate;

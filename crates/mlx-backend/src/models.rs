@@ -1,7 +1,11 @@
 //! The architectures, one file each, and the table that finds one by `model_type`.
 
 mod decoder;
+mod gemma3;
+mod gemma3_vision;
+mod idefics3;
 mod llama;
+mod llava;
 mod qwen2;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -30,6 +34,7 @@ use crate::{
     Error, Result,
     device::Backend,
     guard::Footprint,
+    image_reader::Tiles,
     kv_cache::LayerCaches,
     rope::{Positions, Rotation},
     weights::Weights,
@@ -52,7 +57,8 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     fn layers(&self) -> usize {
         self.decoder().layers()
     }
-    /// Patches `[P, patch_values]` of one image to features `[P / merge², E]`.
+    /// Patches `[P, patch_values]` of one image, or the values of its frames, to features
+    /// `[P / merge², E]`.
     fn encode(&self, _patches: &Array, _grid: Grid) -> MlxResult<Array> {
         Err(no_tower())
     }
@@ -94,22 +100,31 @@ fn no_tower() -> Exception {
 }
 
 /// How images appear in a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Media {
     /// The token that stands for a feature of an image.
     pub(crate) image_token: u32,
-    /// The token that stands for a feature of a video.
-    pub(crate) video_token: u32,
+    /// The token that stands for a feature of a video, if the model reads such.
+    pub(crate) video_token: Option<u32>,
     /// Patches that a feature joins, along each side.
     pub(crate) merge: usize,
-    /// Values of a patch.
-    pub(crate) patch_values: usize,
+    /// What stands for an image in the text of a prompt, if that is more than an image token.
+    pub(crate) wrap: Option<Wrap>,
+}
+
+/// A text that takes the place of what the chat template writes for an image, with an image token for
+/// each frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wrap {
+    /// What the template writes.
+    pub(crate) marker: &'static str,
+    pub(crate) text: fn(Tiles) -> String,
 }
 
 impl Media {
     /// Returns whether `id` stands for a feature.
     pub(crate) fn is_placeholder(&self, id: u32) -> bool {
-        id == self.image_token || id == self.video_token
+        id == self.image_token || Some(id) == self.video_token
     }
 
     /// Returns how many tokens an image of `grid` takes.
@@ -125,7 +140,10 @@ type Load = fn(&Value, &Path, &Weights, Backend) -> Result<Box<dyn VisionLanguag
 #[derive(Debug)]
 pub(crate) struct Architecture {
     /// `model_type` in `config.json`.
-    model_type: &'static str,
+    pub(crate) model_type: &'static str,
+    /// The models of it, in the words of docs/model-support.md.
+    #[cfg(test)]
+    pub(crate) about: &'static str,
     reads_images: bool,
     /// Maps the name of a tensor in a checkpoint to the model's; `None` drops it.
     pub(crate) rename: Rename,
@@ -144,9 +162,11 @@ impl Architecture {
 
 /// An architecture of text alone, from its file's function of the configuration.
 macro_rules! text {
-    ($model_type:literal, $family:expr) => {
+    ($model_type:literal, $about:literal, $family:expr) => {
         Architecture {
             model_type: $model_type,
+            #[cfg(test)]
+            about: $about,
             reads_images: false,
             rename: text::rename,
             footprint: |config, path| text::footprint($family, config, path),
@@ -159,27 +179,40 @@ macro_rules! text {
 
 /// An architecture that reads images, from its file's choices.
 macro_rules! images {
-    ($model_type:literal, $family:expr) => {
+    ($model_type:literal, $about:literal, $family:expr) => {
         Architecture {
             model_type: $model_type,
+            #[cfg(test)]
+            about: $about,
             reads_images: true,
-            rename: qwen_vl::rename,
+            rename: $family.choices.rename,
             footprint: |config, path| $family.footprint(config, path),
             load: |config, path, weights, _| Ok(Box::new($family.load(config, path, weights)?)),
         }
     };
 }
 
-const ARCHITECTURES: [Architecture; 8] = [
-    images!("qwen2_vl", qwen2_vl::FAMILY),
-    images!("qwen2_5_vl", qwen2_5_vl::FAMILY),
-    images!("qwen3_vl", qwen3_vl::FAMILY),
-    images!("qwen3_vl_moe", qwen3_vl::FAMILY_OF_EXPERTS),
-    text!("llama", llama::spec),
-    text!("qwen2", qwen2::spec),
-    text!("qwen3", qwen3::spec),
-    text!("qwen3_moe", qwen3::spec_of_experts),
+static ARCHITECTURES: [Architecture; 13] = [
+    images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY),
+    images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY),
+    images!("qwen3_vl", "Qwen3-VL, dense", qwen3_vl::FAMILY),
+    images!("qwen3_vl_moe", "Qwen3-VL with experts", qwen3_vl::FAMILY_OF_EXPERTS),
+    images!("gemma3", "Gemma 3 from 4B on", gemma3_vision::FAMILY),
+    images!("llava", "LLaVA 1.5", llava::FAMILY),
+    images!("idefics3", "Idefics 3", idefics3::FAMILY),
+    images!("smolvlm", "SmolVLM", idefics3::FAMILY),
+    text!("gemma3_text", "Gemma 3, text alone", gemma3::spec),
+    text!("llama", "Llama 2 and 3, SmolLM2 and others of their shape", llama::spec),
+    text!("qwen2", "Qwen2, Qwen2.5", qwen2::spec),
+    text!("qwen3", "Qwen3, dense", qwen3::spec),
+    text!("qwen3_moe", "Qwen3 with experts", qwen3::spec_of_experts),
 ];
+
+/// Iterates over all architectures.
+#[cfg(test)]
+pub(crate) fn architectures() -> impl Iterator<Item = &'static Architecture> {
+    ARCHITECTURES.iter()
+}
 
 /// Returns the architecture of `model_type`.
 ///

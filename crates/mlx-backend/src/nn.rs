@@ -23,7 +23,7 @@ use mlx_rs::{
 
 pub(crate) use self::{
     activation::Activation,
-    attention::{MAX_SCORE_BYTES, attention},
+    attention::{MAX_SCORE_BYTES, Reach, attention},
     embedding::Embedding,
     experts::{Experts, MixtureOfExperts},
     joined::Joined,

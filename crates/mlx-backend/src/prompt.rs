@@ -17,7 +17,8 @@ use crate::{
     caches::{Caches, Digest, Lease, Unit},
     chat,
     guard::{Asked, Guard, Reservation},
-    models::Media,
+    image_reader::Tiles,
+    models::{Media, Wrap},
 };
 
 /// The part of a provider that needs no MLX.
@@ -94,10 +95,16 @@ impl Frontend {
         };
         let images = messages.iter().flat_map(Message::images).enumerate();
         let opened = images.map(|(i, image)| self.open(i, image)).collect::<Result<Vec<_>>>()?;
+        let tiles: Vec<Tiles> = opened.iter().map(|image| image.tiles).collect();
+        let wrap = self.model.loaded.media.as_ref().and_then(|media| media.wrap);
+        let short = match wrap.filter(|_| !tiles.is_empty()) {
+            None => short,
+            Some(wrap) => self.model.tokenizer.encode(&wrapped(&rendered, &tiles, wrap)?)?,
+        };
         let sizes: Vec<Size> = opened.iter().map(|image| image.size).collect();
         let asked = Asked {
             sizes: &sizes,
-            processor: self.model.processor.as_ref(),
+            reader: self.model.reader.as_ref(),
             budget: pixel_budget(params),
             text_tokens: short.len(),
             new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
@@ -107,7 +114,7 @@ impl Frontend {
         let sources = opened.into_iter().map(|image| self.plan(image, admitted.budget));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         Ok(Prepared {
-            prompt: self.assemble(&short, &sources)?,
+            prompt: self.assemble(&short, &sources, &tiles)?,
             sources,
             prefill_step_tokens: admitted.prefill_step_tokens,
             notice: admitted.notice,
@@ -133,13 +140,25 @@ impl Frontend {
     }
 
     /// Puts as many image tokens as there are features in the place of each image token.
-    fn assemble(&self, short: &[u32], sources: &[ImageSource<'_>]) -> Result<Prompt> {
-        let grids: Vec<Grid> = sources.iter().map(|source| source.grid).collect();
-        let (ids, ranges) = match &self.model.loaded.media {
-            Some(media) => expand(short, &grids, media)?,
+    fn assemble(
+        &self,
+        short: &[u32],
+        sources: &[ImageSource<'_>],
+        tiles: &[Tiles],
+    ) -> Result<Prompt> {
+        let media = self.model.loaded.media.as_ref();
+        let (ids, ranges) = match media {
+            Some(media) => {
+                let features = sources.iter().zip(tiles).map(|(source, tiles)| {
+                    let places = media.wrap.map_or(1, |_| tiles.frames());
+                    (places, media.tokens(source.grid) / places)
+                });
+                expand(short, &features.collect::<Vec<_>>(), media)?
+            }
             None => (short.to_vec(), Vec::new()),
         };
-        let image_tokens = ranges.iter().map(Range::len).sum();
+        let is_image = |&&id: &&u32| media.is_some_and(|media| media.is_placeholder(id));
+        let image_tokens = ids.iter().filter(is_image).count();
         let context_tokens = self.model.loaded.context_tokens;
         let room_tokens = context_tokens.saturating_sub(ids.len());
         if room_tokens == 0 {
@@ -173,48 +192,89 @@ pub(crate) fn pixel_budget(params: &GenerateParams) -> PixelBudget {
     PixelBudget { min_pixels: params.min_pixels, max_pixels: params.max_pixels }
 }
 
-/// Replaces the `i`-th image token by as many as image `i` has features, and says where they stand.
-fn expand(ids: &[u32], grids: &[Grid], media: &Media) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-    let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
-    if placeholders != grids.len() {
-        return Err(Error::Prompt(format!(
-            "the chat template made {placeholders} image placeholders for {} images",
-            grids.len()
-        )));
+/// Puts the text that stands for each image in the place of its marker.
+fn wrapped(rendered: &str, tiles: &[Tiles], wrap: Wrap) -> Result<String> {
+    let mut parts = rendered.split(wrap.marker);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    let after: Vec<&str> = parts.collect();
+    if after.len() != tiles.len() {
+        return Err(placeholders(after.len(), tiles.len()));
     }
-    let mut ranges = Vec::with_capacity(grids.len());
-    let mut grids = grids.iter().peekable();
+    for (&tiles, after) in tiles.iter().zip(after) {
+        text += &(wrap.text)(tiles);
+        text += after;
+    }
+    Ok(text)
+}
+
+/// Makes of the image tokens of each image as many as it has features, and says where they stand: from
+/// the first to the last, with what is between. Of each image, `features` has the number of its tokens
+/// and of the features that each stands for.
+fn expand(
+    ids: &[u32],
+    features: &[(usize, usize)],
+    media: &Media,
+) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+    let found = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
+    if found != features.iter().map(|(places, _)| places).sum::<usize>() {
+        return Err(placeholders(found, features.len()));
+    }
+    let mut ranges: Vec<Range<usize>> = Vec::with_capacity(features.len());
+    let each = |(image, &(places, each))| std::iter::repeat_n((image, each), places);
+    let mut places = features.iter().enumerate().flat_map(each);
     let mut expanded = Vec::with_capacity(ids.len());
     for &id in ids {
-        match grids.next_if(|_| media.is_placeholder(id)) {
-            Some(&grid) => {
-                let start = expanded.len();
-                expanded.extend(std::iter::repeat_n(id, media.tokens(grid)));
-                ranges.push(start..expanded.len());
-            }
-            None => expanded.push(id),
+        if !media.is_placeholder(id) {
+            expanded.push(id);
+            continue;
+        }
+        let Some((image, each)) = places.next() else { break };
+        let start = expanded.len();
+        expanded.extend(std::iter::repeat_n(id, each));
+        match ranges.get_mut(image) {
+            Some(range) => range.end = expanded.len(),
+            None => ranges.push(start..expanded.len()),
         }
     }
     Ok((expanded, ranges))
+}
+
+fn placeholders(found: usize, images: usize) -> Error {
+    Error::Prompt(format!("the chat template made {found} image placeholders for {images} images"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MEDIA: Media = Media { image_token: 9, video_token: 8, merge: 2, patch_values: 1176 };
+    const MEDIA: Media = Media { image_token: 9, video_token: Some(8), merge: 2, wrap: None };
 
     #[test]
     fn each_placeholder_becomes_its_images_tokens() {
-        let grids = [Grid { t: 1, h: 4, w: 2 }, Grid { t: 1, h: 2, w: 2 }];
-        let (ids, ranges) = expand(&[1, 9, 2, 9, 3], &grids, &MEDIA).unwrap();
+        let (ids, ranges) = expand(&[1, 9, 2, 9, 3], &[(1, 2), (1, 1)], &MEDIA).unwrap();
         assert_eq!(ids, [1, 9, 9, 2, 9, 3]);
         assert_eq!(ranges, [1..3, 4..5]);
     }
 
     #[test]
+    fn frames_of_an_image_may_have_text_between() {
+        let (ids, ranges) = expand(&[9, 2, 9, 3, 9, 4], &[(2, 2), (1, 3)], &MEDIA).unwrap();
+        assert_eq!(ids, [9, 9, 2, 9, 9, 3, 9, 9, 9, 4]);
+        assert_eq!(ranges, [0..5, 6..9]);
+    }
+
+    #[test]
+    fn markers_become_the_texts_of_their_images() {
+        let wrap = Wrap { marker: "<i>", text: |tiles| format!("[{}]", tiles.frames()) };
+        let tiles = [Tiles { rows: 2, columns: 3 }, Tiles::default()];
+        assert_eq!(wrapped("a<i>b<i>", &tiles, wrap).unwrap(), "a[7]b[1]");
+        let error = wrapped("a<i>", &tiles, wrap).unwrap_err().to_string();
+        assert_eq!(error, "the chat template made 1 image placeholders for 2 images");
+    }
+
+    #[test]
     fn placeholders_without_images_are_an_error() {
-        let error = expand(&[1, 9, 9], &[Grid { t: 1, h: 2, w: 2 }], &MEDIA).unwrap_err();
+        let error = expand(&[1, 9, 9], &[(1, 1)], &MEDIA).unwrap_err();
         assert_eq!(error.to_string(), "the chat template made 2 image placeholders for 1 images");
     }
 }

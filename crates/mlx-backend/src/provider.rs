@@ -21,7 +21,7 @@ use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
 };
-use vision_preproc::{ImageProcessor, Limits, Rescale};
+use vision_preproc::Limits;
 
 use crate::{
     Error, Result,
@@ -33,9 +33,11 @@ use crate::{
     generate::Job,
     grammar::Grammars,
     guard::{Guard, MemoryOptions},
+    image_reader::ImageReader,
     kv_cache::KvCacheOptions,
     locate::{DownloadProgress, locate},
-    memory, models,
+    memory,
+    models::{self, Architecture},
     prompt::{Frontend, Workspaces},
     quantize::Quantize,
     tokenizer::Tokenizer,
@@ -183,8 +185,8 @@ impl MlxProvider {
         }
         let model = lease(&path, &options)?;
         // Also of a model that was loaded for others.
-        options.kv_cache.validate(model.setting.footprint.decoder.head_dim)?;
-        let reads_images = model.processor.is_some();
+        options.kv_cache.validate(&model.setting.footprint.decoder)?;
+        let reads_images = model.reader.is_some();
         let can = capabilities(reads_images, &model.grammars, model.template.knows_tools());
         let info =
             ModelInfo::new(PROVIDER, name, can).with_context_tokens(model.loaded.context_tokens);
@@ -271,11 +273,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         let architecture = models::architecture(checkpoint.model_type())?;
         // The small files first: their errors should not wait for gigabytes.
         let template = ChatTemplate::load(path)?;
-        let processor = match architecture.reads_images() {
-            true => image_processor(&checkpoint)?,
-            // Some text checkpoints carry the file of the family.
-            false => None,
-        };
+        let reader = image_reader(&checkpoint, architecture)?;
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;
         // Before the weights are read: files that change meanwhile are not what this names.
@@ -302,7 +300,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
             setting: guard.setting,
             loaded,
             template,
-            processor,
+            reader,
             grammars: Grammars::new(tokenizer.clone(), stop_tokens.clone()),
             tokenizer,
             stop_tokens,
@@ -431,15 +429,19 @@ pub(crate) fn capabilities(
     all
 }
 
-/// Reads the image processor of a checkpoint, if it has one.
-pub(crate) fn image_processor(checkpoint: &Checkpoint) -> Result<Option<ImageProcessor>> {
+/// Reads how images become the input of the tower, if there is one and the checkpoint says.
+pub(crate) fn image_reader(
+    checkpoint: &Checkpoint,
+    architecture: &Architecture,
+) -> Result<Option<ImageReader>> {
     let configs = (checkpoint.preprocessor_config(), checkpoint.processor_config());
-    if configs == (None, None) {
+    // Some text checkpoints carry the file of the family.
+    if configs == (None, None) || !architecture.reads_images() {
         return Ok(None);
     }
-    let processor = ImageProcessor::from_configs(configs.0, configs.1);
-    // The reference of this backend is mlx-vlm, whose last bits are not those of transformers.
-    processor.map(|p| Some(p.with_rescale(Rescale::MlxVlm))).map_err(|e| Error::Config {
+    let sizes = (architecture.footprint)(checkpoint.config(), &checkpoint.config_path())?;
+    let reader = ImageReader::from_configs(configs.0, configs.1, &sizes.tower);
+    reader.map(Some).map_err(|e| Error::Config {
         path: checkpoint.dir().join("preprocessor_config.json"),
         reason: e.to_string(),
     })

@@ -16,13 +16,24 @@ pub(crate) struct Positions {
     pub(crate) axes: [Vec<i32>; 3],
     /// What a token generated at cache offset `o` adds to it: its position is `o + delta`.
     pub(crate) delta: i32,
+    /// Tokens that see each other, also those after them: each run is read in one step of its own.
+    pub(crate) together: Vec<Range<usize>>,
 }
 
 impl Positions {
     /// Returns those of `tokens` tokens of text.
     pub(crate) fn of_text(tokens: usize) -> Self {
         let axis: Vec<i32> = (0..).take(tokens).collect();
-        Self { axes: [axis.clone(), axis.clone(), axis], delta: 0 }
+        Self { axes: [axis.clone(), axis.clone(), axis], delta: 0, together: Vec::new() }
+    }
+
+    /// Returns where a step ends that begins at `from` and would like to end at `to`.
+    pub(crate) fn step_end(&self, from: usize, to: usize) -> usize {
+        match self.together.iter().find(|run| run.end > from) {
+            Some(run) if run.start <= from => run.end,
+            Some(run) => to.min(run.start),
+            None => to,
+        }
     }
 
     /// Returns the first position of `range` if there the axes agree and count up by one.
@@ -42,6 +53,8 @@ pub(crate) enum Rotation {
     Rows(Array),
     /// Cosines and sines, `[L, D]`.
     Table(Array, Array),
+    /// As [`Offset`](Self::Offset), of tokens that see each other.
+    Together(Array),
 }
 
 impl Rotation {
@@ -102,7 +115,10 @@ impl Rope {
         dtype: Dtype,
     ) -> MlxResult<Rotation> {
         if let Some(first) = positions.run_of(&range) {
-            return Ok(Rotation::from(first));
+            return Ok(match positions.together.iter().any(|run| run.contains(&range.start)) {
+                true => Rotation::Together(Array::from_int(first)),
+                false => Rotation::from(first),
+            });
         }
         let half = self.axis_of.len();
         let mut angles = Vec::with_capacity(range.len() * half);
@@ -118,7 +134,7 @@ impl Rope {
     /// Rotates `[B, H, L, D]`.
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
-            Rotation::Offset(offset, _) | Rotation::Rows(offset) => {
+            Rotation::Offset(offset, _) | Rotation::Together(offset) | Rotation::Rows(offset) => {
                 let periods = self.periods.as_ref();
                 fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, periods)
             }
@@ -178,12 +194,28 @@ mod tests {
     #[test]
     fn text_is_a_run_and_an_image_is_not() {
         let axis: Vec<i32> = (0..5).collect();
-        let text = Positions { axes: [axis.clone(), axis.clone(), axis], delta: 0 };
+        let text = Positions { axes: [axis.clone(), axis.clone(), axis], ..Positions::default() };
         assert_eq!(text.run_of(&(2..5)), Some(2));
         let mut image = text.clone();
         image.axes[1][3] = 2;
         assert_eq!(image.run_of(&(0..3)), Some(0));
         assert_eq!(image.run_of(&(2..5)), None);
+    }
+
+    #[test]
+    fn steps_end_where_tokens_that_see_each_other_begin_and_end() {
+        let positions = Positions { together: vec![3..7, 9..12], ..Positions::of_text(20) };
+        let steps = |step: usize| {
+            let mut ends = vec![0];
+            while ends[ends.len() - 1] < 20 {
+                let from = ends[ends.len() - 1];
+                ends.push(positions.step_end(from, 20.min(from + step)));
+            }
+            ends
+        };
+        assert_eq!(steps(100), [0, 3, 7, 9, 12, 20]);
+        assert_eq!(steps(2), [0, 2, 3, 7, 9, 12, 14, 16, 18, 20]);
+        assert_eq!(positions.step_end(5, 6), 7, "what is left of a run");
     }
 
     fn rope() -> Rope {

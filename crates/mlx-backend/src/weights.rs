@@ -189,6 +189,12 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Drops the tensors under this scope, which the model has no use for.
+    pub(crate) fn forget(&self) {
+        let prefix = self.path("") + ".";
+        self.weights.tensors.borrow_mut().retain(|name, _| !name.starts_with(&prefix));
+    }
+
     /// Takes a tensor whatever its shape and type, as it is stored.
     ///
     /// # Errors

@@ -83,3 +83,32 @@ fn triple(keys: &Map<String, Value>, key: &str, default: [f32; 3]) -> Result<[f3
         .and_then(|numbers| numbers.try_into().ok())
         .ok_or_else(|| Error::config(key, format!("expected three numbers, found {value}")))
 }
+
+/// The keys of both configuration files of a model: those of `image_processor` in `processor` win over
+/// `preprocessor`.
+pub(crate) fn of_both_files(
+    preprocessor: Option<&str>,
+    processor: Option<&str>,
+) -> Result<Map<String, Value>, Error> {
+    let mut keys = Map::new();
+    for (file, text) in
+        [("preprocessor_config.json", preprocessor), ("processor_config.json", processor)]
+    {
+        let Some(text) = text else { continue };
+        let mut object: Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| Error::config(file, error.to_string()))?;
+        match object.remove("image_processor") {
+            Some(Value::Object(inner)) => keys.extend(inner),
+            Some(other) => {
+                return Err(Error::config(
+                    "image_processor",
+                    format!("expected an object, found {other}"),
+                ));
+            }
+            // Without that object, processor_config.json says nothing about images.
+            None if file == "preprocessor_config.json" => keys.extend(object),
+            None => {}
+        }
+    }
+    Ok(keys)
+}

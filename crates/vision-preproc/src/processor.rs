@@ -84,27 +84,7 @@ impl ImageProcessor {
         preprocessor: Option<&str>,
         processor: Option<&str>,
     ) -> Result<Self, Error> {
-        let mut keys = Map::new();
-        for (file, text) in
-            [("preprocessor_config.json", preprocessor), ("processor_config.json", processor)]
-        {
-            let Some(text) = text else { continue };
-            let mut object: Map<String, Value> = serde_json::from_str(text)
-                .map_err(|error| Error::config(file, error.to_string()))?;
-            match object.remove("image_processor") {
-                Some(Value::Object(inner)) => keys.extend(inner),
-                Some(other) => {
-                    return Err(Error::config(
-                        "image_processor",
-                        format!("expected an object, found {other}"),
-                    ));
-                }
-                // Without that object, processor_config.json says nothing about images.
-                None if file == "preprocessor_config.json" => keys.extend(object),
-                None => {}
-            }
-        }
-        Self::from_keys(&keys)
+        Self::from_keys(&keys::of_both_files(preprocessor, processor)?)
     }
 
     /// Replaces the order of the resampling passes; see [`PassOrder`].
@@ -180,7 +160,7 @@ impl ImageProcessor {
         Ok(Plan { resized, grid, patches, tokens: patches / (merge * merge) })
     }
 
-    fn from_keys(keys: &Map<String, Value>) -> Result<Self, Error> {
+    pub(crate) fn from_keys(keys: &Map<String, Value>) -> Result<Self, Error> {
         let kind = keys.get("image_processor_type").and_then(Value::as_str);
         let kind = kind.ok_or_else(|| {
             Error::config("image_processor_type", "expected the name of a processor, found none")

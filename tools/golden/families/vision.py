@@ -16,16 +16,31 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_vlm.models import gemma3
+from mlx_vlm.models.idefics3.processing_idefics3 import get_image_prompt_string
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import Qwen3VLImageProcessor
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "testdata/golden"
+IMAGE = "<image>"
+# What the template writes for an image, where that is not what Qwen-VL has.
+MARKERS = {"gemma3": "<start_of_image>", "llava": IMAGE, "idefics3": IMAGE}
+# Special tokens from 259 on, where a family has others than Qwen-VL.
+TOKENS = {
+    "gemma3": ["<start_of_image>", "<end_of_image>", "<unused_0>", "<image_soft_token>"],
+    "llava": ["<unused_0>", "<unused_1>", "<unused_2>", IMAGE],
+    "idefics3": ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", IMAGE]
+    + [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)],
+}
 PICTURE = GOLDEN / "a_220x150.png"
 STEPS = 8
 # Where the first seed leads to two logits that are nearly equal, or to one token only.
-SEEDS = {"qwen2_vl": 2, "qwen3_vl": 5, "qwen3_vl_moe": 4}
+SEEDS = {"gemma3": 4, "llava": 5, "qwen2_vl": 2, "qwen3_vl": 5, "qwen3_vl_moe": 4}
 TEXT = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -101,32 +116,125 @@ FAMILIES = {
         "processor": QWEN_PROCESSOR | {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
     },
 }
+# A decoder as Llama's, and small towers that take frames.
+LLAMA_TEXT = TEXT | {"model_type": "llama", "rope_theta": 1e4}
+FRAME_IDS = {"image_token_id": 262, "image_token_index": 262, "eos_token_id": 258}
+FAMILIES |= {
+    "llava": {
+        "config": FRAME_IDS
+        | {
+            "model_type": "llava",
+            "text_config": LLAMA_TEXT,
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 56,
+                "patch_size": 14,
+            },
+        },
+        "processor": {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": 56},
+            "crop_size": {"height": 56, "width": 56},
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    },
+    "idefics3": {
+        "config": FRAME_IDS
+        | {
+            "model_type": "idefics3",
+            "scale_factor": 2,
+            "text_config": LLAMA_TEXT,
+            "vision_config": {
+                "model_type": "idefics3_vision",
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 32,
+                "patch_size": 8,
+            },
+        },
+        "processor": {
+            "image_processor_type": "Idefics3ImageProcessor",
+            "size": {"longest_edge": 64},
+            "max_image_size": {"longest_edge": 32},
+            "resample": 1,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    },
+}
+FAMILIES["gemma3"] = {
+    "config": FRAME_IDS
+    | {
+        "model_type": "gemma3",
+        "hidden_size": 64,
+        "mm_tokens_per_image": 4,
+        "text_config": TEXT
+        | {
+            "model_type": "gemma3_text",
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 512,
+            "sliding_window_pattern": 2,
+            "rope_local_base_freq": 10000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "mm_tokens_per_image": 4,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 56,
+            "patch_size": 14,
+        },
+    },
+    "processor": {
+        "image_processor_type": "Gemma3ImageProcessor",
+        "size": {"height": 56, "width": 56},
+        "resample": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    },
+}
+WRAPPED = "<|vision_start|><|image_pad|><|vision_end|>"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for part in m.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% for part in m.content %}{% if part.type == 'image' %}" + WRAPPED + "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
 
 
-def randomise(model, seed):
+def randomise(model, seed, gemma):
     """Fills every parameter with noise in bfloat16; norms are noise around what keeps their input."""
     mx.random.seed(seed)
 
     def fill(path, value):
         noise = mx.random.normal(value.shape)
         if "norm" in path and path.endswith("weight") and value.ndim == 1:
-            value = 0.2 * noise + 1
+            # Gemma's are stored as their distance from 1, but for those of the tower.
+            value = 0.2 * noise + (0 if gemma and "vision" not in path else 1)
         elif value.ndim == 1:
             value = 0.2 * noise
         elif "embed" in path and value.ndim == 2:
-            value = 0.3 * noise
+            value = (0.06 if gemma and "vision" not in path else 0.3) * noise
         else:
             value = noise * (1.5 / (value.size / value.shape[-2 if "experts" in path else 0]) ** 0.5)
         return value.astype(mx.bfloat16)
 
     model.update(tree_map_with_path(fill, model.parameters()))
+    if gemma:
+        # The head is the embedding, of which mlx-vlm has a copy.
+        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
 
 
 def build(config):
@@ -148,8 +256,38 @@ def build(config):
     return model
 
 
-def qwen_inputs(processor, prompt):
+def inputs(config, processor, prompt):
     """Returns the prompt with an image token for each feature, and what the tower is given."""
+    if config["model_type"] == "llava":
+        frame = CLIPImageProcessorPil(**processor)([Image.open(PICTURE).convert("RGB")], return_tensors="np")["pixel_values"]
+        return prompt.replace(IMAGE, IMAGE * 16), {"pixel_values": mx.array(frame)}
+    if config["model_type"] == "gemma3":
+        frame = SiglipImageProcessorPil(**processor)([Image.open(PICTURE).convert("RGB")], return_tensors="np")["pixel_values"]
+        text = f"\n\n<start_of_image>{'<image_soft_token>' * 4}<end_of_image>\n\n"
+        return prompt.replace("<start_of_image>", text), {"pixel_values": mx.array(frame)}
+    if config["model_type"] == "idefics3":
+        made = Idefics3ImageProcessorPil(**processor)(
+            [[Image.open(PICTURE).convert("RGB")]], return_row_col_info=True, return_tensors="np"
+        )
+        text = get_image_prompt_string(
+            made["rows"][0][0], made["cols"][0][0], 4, "<fake_token_around_image>", IMAGE, "<global-img>"
+        )
+        return prompt.replace(IMAGE, text), {"pixel_values": mx.array(made["pixel_values"])}
+    return qwen_inputs(processor, prompt)
+
+
+def tokenizer_json(name):
+    """The tokenizer of testdata/golden, with the special tokens of a family."""
+    text = (GOLDEN / "tiny_fp32/tokenizer.json").read_text()
+    if name not in TOKENS:
+        return text
+    tokenizer = json.loads(text)
+    kept = [token for token in tokenizer["added_tokens"] if token["id"] < 259]
+    more = [kept[0] | {"id": 259 + i, "content": content} for i, content in enumerate(TOKENS[name])]
+    return json.dumps(tokenizer | {"added_tokens": kept + more})
+
+
+def qwen_inputs(processor, prompt):
     keys = {key: value for key, value in processor.items() if key != "image_processor_type"}
     made = Qwen3VLImageProcessor(**keys)(images=[Image.open(PICTURE)])
     grid = np.array(made["image_grid_thw"])
@@ -160,25 +298,39 @@ def qwen_inputs(processor, prompt):
 def greedy(model, ids, given):
     """Logits of the prompt, then greedy tokens and the logits that each was chosen from, in float32."""
     cache = make_prompt_cache(model.language_model)
-    read = model.get_input_embeddings(mx.array([ids]), **given)
+    read = model.get_input_embeddings(mx.array([ids]), mask=mx.ones((1, len(ids))), **given)
     rest = {key: value for key, value in read.to_dict().items() if value is not None}
-    delta = int(rest.pop("rope_deltas").item())
+    delta = int(rest.pop("rope_deltas", mx.array(0)).item())
+    if rest.pop("attention_mask_4d", None) is not None:
+        # mlx-vlm 0.7.10 has all tokens of a prompt see each other; in transformers, those of an image do.
+        image = np.array(ids) == 262
+        runs = np.cumsum(np.diff(image, prepend=False) != 0)
+        sees = np.tri(len(ids), dtype=bool) | (image[:, None] & (runs[:, None] == runs[None]))
+        rest["mask"] = mx.array(sees)[None, None]
     whole = logits = model.language_model(mx.array([ids]), cache=cache, **rest).logits
     tokens, rows = [], []
     for step in range(STEPS):
         rows.append(logits[0, -1])
         tokens.append(int(mx.argmax(rows[-1]).item()))
-        at = mx.full((3, 1, 1), len(ids) + step + delta, mx.int32)
-        logits = model.language_model(mx.array([[tokens[-1]]]), cache=cache, position_ids=at).logits
+        at = {"position_ids": mx.full((3, 1, 1), len(ids) + step + delta, mx.int32)} if "position_ids" in rest else {}
+        logits = model.language_model(mx.array([[tokens[-1]]]), cache=cache, **at).logits
     rows = mx.stack(rows)
     top = mx.sort(rows, axis=-1)[:, -2:]
     made = {"logits": whole, "greedy": mx.array(tokens, mx.int32), "greedy_logits": rows}
-    places = {"position_ids": rest["position_ids"].astype(mx.int32).reshape(3, -1), "rope_delta": mx.array([delta], mx.int32)}
+    places = {}
+    if "position_ids" in rest:
+        places = {"position_ids": rest["position_ids"].astype(mx.int32).reshape(3, -1), "rope_delta": mx.array([delta], mx.int32)}
     return made, places, float((top[:, 1] - top[:, 0]).min())
 
 
-def features(model, given):
+def features(model, ids, given):
     """What the tower makes of the image, with what goes to the first layers of the decoder beside it."""
+    if "image_grid_thw" not in given:
+        # What stands at the image tokens.
+        places = np.flatnonzero(np.array(ids) == 262)
+        made = model.get_input_embeddings(mx.array([ids]), mask=mx.ones((1, len(ids))), **given).inputs_embeds
+        # Gemma's decoder multiplies what it is given.
+        return made[0][mx.array(places)] * (8 if isinstance(model, gemma3.Model) else 1)
     made = model.vision_tower(given["pixel_values"], given["image_grid_thw"])
     if not isinstance(made, tuple):
         return made
@@ -186,8 +338,9 @@ def features(model, given):
 
 
 def packs(path, module):
-    """What mlx-vlm's converter packs: no tower, and no router of experts."""
-    return hasattr(module, "to_quantized") and "vision" not in path and not path.endswith("mlp.gate")
+    """What mlx-vlm's converter packs: no tower, not all that joins one to a decoder, and no router of experts."""
+    kept = "vision" in path or "multi_modal_projector" in path or path.endswith("mlp.gate")
+    return hasattr(module, "to_quantized") and not kept
 
 
 def main():
@@ -200,21 +353,24 @@ def main():
         folder = arguments.out / name
         folder.mkdir(parents=True, exist_ok=True)
         model = build(config)
-        randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0))
-        mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
+        randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0), name == "gemma3")
+        tensors = dict(tree_flatten(model.parameters()))
+        if name == "gemma3":
+            tensors.pop("language_model.lm_head.weight")
+        mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "mlx"})
         (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}, indent=1) + "\n")
         (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
-        (folder / "tokenizer.json").write_bytes((GOLDEN / "tiny_fp32/tokenizer.json").read_bytes())
+        (folder / "tokenizer.json").write_text(tokenizer_json(name))
         about = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
-            "chat_template": TEMPLATE,
+            "chat_template": TEMPLATE.replace(WRAPPED, MARKERS.get(name, WRAPPED)),
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         prompt = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-        prompt, given = qwen_inputs(processor, prompt)
+        prompt, given = inputs(config, processor, prompt)
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         expected = {"input_ids": mx.array([ids], mx.int32)}
         gaps = []
@@ -226,7 +382,7 @@ def main():
             model.set_dtype(mx.float32)
             run, places, gap = greedy(model, ids, given)
             if not prefix:
-                expected |= {"features": features(model, given)} | places
+                expected |= {"features": features(model, ids, given)} | places
             expected |= {prefix + key: value for key, value in run.items()}
             gaps.append(gap)
         expected.pop("q4_logits")

@@ -9,12 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use vision_preproc::ImageProcessor;
-
 use super::{CacheLimits, CacheStats, Digest, counters::Counters};
 use crate::{
     Error, Result, chat::ChatTemplate, engine::LoadedModel, grammar::Grammars, guard::Setting,
-    tokenizer::Tokenizer,
+    image_reader::ImageReader, tokenizer::Tokenizer,
 };
 
 /// Everything of a checkpoint that requests share.
@@ -30,7 +28,7 @@ pub(crate) struct SharedModel {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) template: ChatTemplate,
     /// `None` where the checkpoint has no image processor: the model reads text only.
-    pub(crate) processor: Option<ImageProcessor>,
+    pub(crate) reader: Option<ImageReader>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
     /// The forms that answers are held to.
     pub(crate) grammars: Grammars,

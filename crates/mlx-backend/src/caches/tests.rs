@@ -12,7 +12,7 @@ use std::{
 use llm_core::GenerateParams;
 use mlx_rs::Array;
 use perf_monitor::NullRecorder;
-use vision_preproc::{ImageProcessor, Limits, Patches, PixelBudget, RgbImage};
+use vision_preproc::{Input, Limits, Patches, PixelBudget, RgbImage, Workspace};
 
 use super::{
     CacheLimits, CacheReport, Caches, DeviceCaches, Digest, DiskCache, image_key,
@@ -25,10 +25,11 @@ use crate::{
     engine::{LoadSpec, build},
     generate::{Generation, Job, Status},
     guard::{LEDGER, Promise},
+    image_reader::ImageReader,
     kv_cache::KvCacheOptions,
     models::{self, VisionLanguageModel},
     prompt::{Prompt, PromptImage},
-    provider::image_processor,
+    provider::image_reader,
     tokenizer::Tokenizer,
 };
 
@@ -65,7 +66,7 @@ fn mirrored(segment: Segment) -> Segment {
 struct Bench {
     folder: PathBuf,
     model: Rc<dyn VisionLanguageModel>,
-    processor: ImageProcessor,
+    reader: ImageReader,
     processor_identity: Digest,
     tokenizer: Arc<Tokenizer>,
     caches: Arc<Caches>,
@@ -96,7 +97,7 @@ impl Bench {
         let caches = Caches::open(limits).unwrap();
         Self {
             model: Rc::from(model.unwrap()),
-            processor: image_processor(&checkpoint).unwrap().unwrap(),
+            reader: image_reader(&checkpoint, architecture).unwrap().unwrap(),
             processor_identity: processor_identity(&checkpoint),
             tokenizer: Arc::new(Tokenizer::load(folder).unwrap()),
             folder: folder.to_owned(),
@@ -117,8 +118,10 @@ impl Bench {
                 Segment::Image(image) => {
                     let view = image.as_view();
                     let budget = PixelBudget::default();
-                    let plan = self.processor.plan(image.size(), &budget).unwrap();
-                    let patches = self.processor.process(view, &budget).unwrap();
+                    let plan = self.reader.plan(image.size(), &budget).unwrap();
+                    let workspace = &mut Workspace::new();
+                    let patches =
+                        self.reader.patches(Input::Rgb(view), &budget, workspace).unwrap();
                     let media = self.model.media().unwrap();
                     let start = ids.len();
                     ids.extend(vec![media.image_token; media.tokens(plan.grid)]);

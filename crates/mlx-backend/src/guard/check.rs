@@ -19,7 +19,7 @@ use crate::{
     memory, models,
     models::Architecture,
     prompt::pixel_budget,
-    provider::image_processor,
+    provider::image_reader,
 };
 
 /// Tokens that a prompt is taken to have besides its images: a template and a question.
@@ -72,13 +72,13 @@ pub fn check_memory(
 ) -> Result<MemoryCheck> {
     let checkpoint = Checkpoint::open(path)?;
     let architecture = models::architecture(checkpoint.model_type())?;
-    let processor = image_processor(&checkpoint)?;
     let fitting = MemoryOptions { policy: MemoryPolicy::Fit, ..options.memory };
     let guard = Guard::new(&checkpoint, architecture, options)?;
+    let reader = image_reader(&checkpoint, architecture)?;
     let guard = Guard { options: fitting, ..guard };
     let asked = Asked {
         sizes,
-        processor: processor.as_ref(),
+        reader: reader.as_ref(),
         budget: pixel_budget(params),
         text_tokens: TEXT_TOKENS,
         new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
@@ -145,7 +145,7 @@ impl Guard {
                 && backend.unpacks_from_rows().is_some()
                 && (options.quantize.is_some() || checkpoint.quantization() != &Default::default()),
         };
-        options.kv_cache.validate(footprint.decoder.head_dim)?;
+        options.kv_cache.validate(&footprint.decoder)?;
         Ok(Self {
             setting,
             options: options.memory,

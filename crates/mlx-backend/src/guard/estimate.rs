@@ -384,7 +384,7 @@ impl Setting {
     /// Keys and values while the last step of the prompt is read.
     fn read_prompt(&self, work: &Work) -> u64 {
         let (tokens, how) = (self.prompt_tokens(work), &work.kv_cache);
-        let step = work.prefill_step_tokens;
+        let step = self.step(work);
         let held = match how.window {
             // What a step reads is seen together with what was kept before.
             Some(_) => tokens.min(how.held_tokens(tokens).saturating_add(step)),
@@ -427,9 +427,14 @@ impl Setting {
         product(&[self.key_values(tokens) / layers, layers.min(LAZY_LAYERS)])
     }
 
+    /// Tokens of the prompt read at a time, at most.
+    fn step(&self, work: &Work) -> u64 {
+        work.prefill_step_tokens.max(self.footprint.tower.together)
+    }
+
     fn decoder_activations(&self, work: &Work) -> u64 {
         let decoder = &self.footprint.decoder;
-        let step = work.prefill_step_tokens.min(self.prompt_tokens(work));
+        let step = self.step(work).min(self.prompt_tokens(work));
         let values = |per_token| product(&[step, per_token, self.value_bytes]);
         let inner = values(decoder.inner).min(self.backend.max_inner_bytes() as u64);
         let inner = product(&[inner, self.inner_values()]);
@@ -456,7 +461,7 @@ impl Setting {
 
     fn decoder_scores(&self, work: &Work) -> u64 {
         let tokens = self.prompt_tokens(work);
-        let step = work.prefill_step_tokens.min(tokens);
+        let step = self.step(work).min(tokens);
         match self.fused_decoder {
             true => 0,
             false => {

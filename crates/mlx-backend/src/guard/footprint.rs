@@ -25,6 +25,17 @@ pub(crate) struct TowerFootprint {
     pub(crate) features: u64,
     /// Most patches of a window.
     pub(crate) window_patches: u64,
+    /// For towers that take frames of one size.
+    pub(crate) frame: Option<FrameFootprint>,
+    /// Features of an image that the decoder must read in one step; 0 if it may take any number.
+    pub(crate) together: u64,
+}
+
+/// A frame and its patches, both square: pixels along a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameFootprint {
+    pub(crate) side: u32,
+    pub(crate) patch: u32,
 }
 
 /// The sizes of a decoder.
@@ -39,6 +50,8 @@ pub(crate) struct DecoderFootprint {
     pub(crate) key_value_heads: u64,
     pub(crate) head_dim: u64,
     pub(crate) vocabulary: u64,
+    /// Whether there are layers in which a token sees the last ones only.
+    pub(crate) windows: bool,
 }
 
 /// Multiplies without wrapping: what does not fit into 64 bits fits into no memory either, so it
@@ -158,6 +171,7 @@ mod tests {
             key_value_heads,
             head_dim: 128,
             vocabulary: 0,
+            windows: false,
         };
         assert_eq!(of(36, 2).token_bytes(2), 36_864);
         assert_eq!(of(28, 4).token_bytes(2), 57_344);

@@ -1,4 +1,5 @@
 use llm_core::ErrorKind;
+use vision_preproc::ImageProcessor;
 
 use super::*;
 use crate::{
@@ -19,6 +20,8 @@ fn setting() -> Setting {
         merge: 2,
         features: 2048,
         window_patches: 64,
+        frame: None,
+        together: 0,
     };
     let decoder = DecoderFootprint {
         layers: 36,
@@ -28,6 +31,7 @@ fn setting() -> Setting {
         key_value_heads: 2,
         head_dim: 128,
         vocabulary: 151_936,
+        windows: false,
     };
     Setting {
         footprint: Footprint { tower, decoder },
@@ -41,12 +45,12 @@ fn setting() -> Setting {
     }
 }
 
-fn processor() -> ImageProcessor {
-    ImageProcessor::from_json(
+fn reader() -> ImageReader {
+    let processor = ImageProcessor::from_json(
         r#"{"image_processor_type": "Qwen2VLImageProcessor", "min_pixels": 3136,
             "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}"#,
-    )
-    .unwrap()
+    );
+    ImageReader::Patches(processor.unwrap())
 }
 
 fn guard(options: MemoryOptions) -> Guard {
@@ -57,20 +61,20 @@ fn guard(options: MemoryOptions) -> Guard {
 fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Result<Admitted> {
     let options = MemoryOptions { limit_bytes: Some(limit), policy };
     let guard = guard(options);
-    let processor = processor();
-    let asked = asked(sizes, &processor, steps).0;
+    let reader = reader();
+    let asked = asked(sizes, &reader, steps).0;
     guard.decide(&asked, &view(limit))
 }
 
 /// The request, and what it needs.
 fn asked<'a>(
     sizes: &'a [Size],
-    processor: &'a ImageProcessor,
+    reader: &'a ImageReader,
     steps: usize,
 ) -> (Asked<'a>, impl Fn(PixelBudget, usize) -> u64) {
     let asked = Asked {
         sizes,
-        processor: Some(processor),
+        reader: Some(reader),
         budget: PixelBudget::default(),
         text_tokens: 100,
         new_tokens: 512,
@@ -112,7 +116,7 @@ fn reject_names_what_is_required_available_and_largest() {
     else {
         panic!("{error}")
     };
-    assert_eq!(*required, asked(&[PHOTO], &processor(), 512).1(PixelBudget::default(), 512));
+    assert_eq!(*required, asked(&[PHOTO], &reader(), 512).1(PixelBudget::default(), 512));
     assert_eq!((*available, *bound), (6 * GIB, "the memory limit"));
     // More than the weights of this model.
     assert_eq!((*stage, *largest), (MemoryStage::Vision, "weights"));
@@ -127,8 +131,8 @@ fn fit_finds_the_largest_images_that_fit() {
         let limit = limit * GIB;
         let admitted = decide(MemoryPolicy::Fit, limit, &[PHOTO], 512).unwrap();
         let max_pixels = admitted.budget.max_pixels.unwrap();
-        let processor = processor();
-        let (_, required) = asked(&[PHOTO], &processor, 512);
+        let reader = reader();
+        let (_, required) = asked(&[PHOTO], &reader, 512);
         let at = |max_pixels| {
             let budget = PixelBudget { max_pixels: Some(max_pixels), min_pixels: None };
             required(budget, admitted.prefill_step_tokens)
@@ -149,8 +153,8 @@ fn fit_finds_the_largest_images_that_fit() {
 
 #[test]
 fn steps_are_made_smaller_before_images() {
-    let (sizes, processor) = ([Size { width: 336, height: 336 }], processor());
-    let asked = Asked { text_tokens: 4000, ..asked(&sizes, &processor, 2048).0 };
+    let (sizes, reader) = ([Size { width: 336, height: 336 }], reader());
+    let asked = Asked { text_tokens: 4000, ..asked(&sizes, &reader, 2048).0 };
     let guard = |policy| guard(MemoryOptions { policy, ..MemoryOptions::default() });
     let at = |steps| {
         let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);

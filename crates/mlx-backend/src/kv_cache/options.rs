@@ -1,6 +1,6 @@
 //! What may be asked of keys and values: that they take less memory.
 
-use crate::{Error, Result, quantize::Quantize};
+use crate::{Error, Result, guard::DecoderFootprint, quantize::Quantize};
 
 /// How the keys and values of an answer are kept.
 ///
@@ -78,11 +78,12 @@ impl KvCacheOptions {
         self.quantize.is_some_and(|how| tokens >= how.start_tokens)
     }
 
-    /// Checks the values, and that groups fit a model whose heads have `head_dim` values.
+    /// Checks the values, and that they fit a decoder.
     ///
     /// # Errors
     /// [`Error::Prompt`] with a sentence with what was expected and what was found.
-    pub(crate) fn validate(&self, head_dim: u64) -> Result<()> {
+    pub(crate) fn validate(&self, decoder: &DecoderFootprint) -> Result<()> {
+        let head_dim = decoder.head_dim;
         let refuse = |reason: String| Err(Error::Prompt(reason));
         if let Some(how) = self.quantize {
             how.packing()
@@ -98,6 +99,12 @@ impl KvCacheOptions {
         if let Some(KvWindow { max_tokens, keep_tokens }) = self.window {
             if self.quantize.is_some() {
                 return refuse("keys and values are either packed or kept in a window".to_owned());
+            }
+            if decoder.windows {
+                return refuse(
+                    "keys and values in a window: the model has layers with windows of their own"
+                        .to_owned(),
+                );
             }
             if max_tokens <= keep_tokens || i32::try_from(max_tokens).is_err() {
                 return refuse(format!(
@@ -120,17 +127,31 @@ mod tests {
             quantize: Some(KvQuantize { bits, group_size, start_tokens: 0 }),
             window: None,
         };
-        let says = |options: KvCacheOptions| options.validate(80).unwrap_err().to_string();
-        assert!(packed(8, 64).validate(128).is_ok());
+        let decoder = |head_dim, windows| DecoderFootprint {
+            layers: 1,
+            hidden: 1,
+            inner: 1,
+            heads: 1,
+            key_value_heads: 1,
+            head_dim,
+            vocabulary: 1,
+            windows,
+        };
+        let says = |options: KvCacheOptions| {
+            options.validate(&decoder(80, false)).unwrap_err().to_string()
+        };
+        assert!(packed(8, 64).validate(&decoder(128, true)).is_ok());
         assert!(says(packed(8, 64)).contains("groups of 64 do not divide heads of 80 values"));
         assert!(says(packed(7, 16)).contains("bits must be one of"));
         let window = |max_tokens| KvCacheOptions {
             quantize: None,
             window: Some(KvWindow { max_tokens, keep_tokens: 4 }),
         };
-        assert!(window(5).validate(80).is_ok());
+        assert!(window(5).validate(&decoder(80, false)).is_ok());
+        let error = window(5).validate(&decoder(80, true)).unwrap_err().to_string();
+        assert!(error.contains("windows of their own"), "{error}");
         assert!(says(window(4)).contains("more tokens than the 4 that stay"));
         let both = KvCacheOptions { quantize: packed(8, 16).quantize, ..window(5) };
-        assert!(both.validate(80).is_err());
+        assert!(both.validate(&decoder(80, false)).is_err());
     }
 }

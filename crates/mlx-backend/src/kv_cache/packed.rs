@@ -71,6 +71,8 @@ impl PackedCache {
     ) -> MlxResult<Array> {
         let end = self.offset + queries.dim(2);
         let (from, how_packed) = (self.offset, self.how);
+        // What no query sees is not looked at.
+        let first = how.window.map_or(0, |most| (from + 1 - most).max(0));
         let append = |held: &mut Parts, new: &Array| {
             if held.0[1].dtype() != new.dtype() {
                 *held = held.cast(new.dtype())?;
@@ -79,17 +81,21 @@ impl PackedCache {
                 *held = held.grown(from, end)?;
             }
             held.put(Parts::pack(new, how_packed)?, from..end)?;
-            held.part(0..end)
+            held.part(first..end)
         };
         let seen = (append(&mut self.keys, new.0)?, append(&mut self.values, new.1)?);
         self.offset = end;
-        if queries.dim(2) < MANY_QUERIES {
+        let few = match how.together || how.window.is_some_and(|most| end > most) {
+            true => 2,
+            false => MANY_QUERIES,
+        };
+        if queries.dim(2) < few {
             return attend_packed(queries, &seen, self.how, how.scale);
         }
         let unpacked = |parts: &Parts| dequantize(parts.borrowed(), self.how, queries.dtype());
         let (keys, values) = (unpacked(&seen.0)?, unpacked(&seen.1)?);
         // Computed here, or those of several layers could be alive at once.
-        settle(attention(queries, &keys, &values, how.scale, true, how.fused)?, 0)
+        settle(attention(queries, &keys, &values, how.scale, how.reach(), how.fused)?, 0)
     }
 
     /// Returns the keys, or the values, of the tokens of `range` as bytes, `[1, K, range, ..]`.
@@ -222,9 +228,9 @@ mod tests {
     use mlx_rs::ops::indexing::TryIndexOp;
 
     use super::*;
-    use crate::noise::wave;
+    use crate::{nn::Reach, noise::wave};
 
-    const HOW: Attention = Attention { scale: 0.125, fused: false };
+    const HOW: Attention = Attention { scale: 0.125, fused: false, window: None, together: false };
 
     /// Whatever number of tokens comes at a time, attention is that over keys and values that were
     /// packed and unpacked.
@@ -238,7 +244,8 @@ mod tests {
                 let parts = Parts::pack(x, how).unwrap();
                 dequantize(parts.borrowed(), how, Dtype::Float32).unwrap()
             };
-            let whole = attention(&q, &rounded(&k), &rounded(&v), HOW.scale, true, false).unwrap();
+            let whole =
+                attention(&q, &rounded(&k), &rounded(&v), HOW.scale, Reach::Causal, false).unwrap();
             let of = |x: &Array, range: Range<i32>| x.try_index((.., .., range, ..)).unwrap();
             let mut plain = PlainCache::default();
             plain.update(&of(&k, 0..200), &of(&v, 0..200)).unwrap();
@@ -258,6 +265,33 @@ mod tests {
             }
             assert_eq!(cache.offset(), 300);
         }
+    }
+
+    /// The same where a token sees the last ones only.
+    #[test]
+    fn a_window_is_that_of_what_was_packed() {
+        let how = Attention { window: Some(40), ..HOW };
+        let packing = Quantize::affine(8, 64);
+        let (k, v) = (wave(&[1, 2, 120, 64], 0.37), wave(&[1, 2, 120, 64], 0.11));
+        let q = wave(&[1, 4, 120, 64], 0.23);
+        let rounded = |x: &Array| {
+            dequantize(Parts::pack(x, packing).unwrap().borrowed(), packing, Dtype::Float32)
+        };
+        let (all_keys, all_values) = (rounded(&k).unwrap(), rounded(&v).unwrap());
+        let whole = attention(&q, &all_keys, &all_values, how.scale, how.reach(), false).unwrap();
+        let of = |x: &Array, range: Range<i32>| x.try_index((.., .., range, ..)).unwrap();
+        let mut plain = PlainCache::default();
+        plain.update(&of(&k, 0..30), &of(&v, 0..30)).unwrap();
+        let mut cache = PackedCache::of(plain, packing).unwrap();
+        let mut at = 30;
+        for step in [1, 3, 7, 8, 1, 60, 1, 3, 6] {
+            let now = at..at + step;
+            let new = (&of(&k, now.clone()), &of(&v, now.clone()));
+            let found = cache.attend(&of(&q, now.clone()), new, how).unwrap();
+            assert!(found.all_close(of(&whole, now), 1e-5, 1e-5, None).unwrap(), "at {at}");
+            at += step;
+        }
+        assert_eq!(at, 120);
     }
 
     #[test]

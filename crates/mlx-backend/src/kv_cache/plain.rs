@@ -59,7 +59,7 @@ impl PlainCache {
         how: Attention,
     ) -> MlxResult<Array> {
         let (keys, values) = self.update(keys, values)?;
-        attention(queries, &keys, &values, how.scale, true, how.fused)
+        attention(queries, &keys, &values, how.scale, how.reach(), how.fused)
     }
 
     /// Appends `[B, K, L, D]` keys and values and returns all, `[B, K, S, D]`.

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     device::Backend,
     ffi::{slice, slice_update},
-    nn::{MAX_SCORE_BYTES, attention},
+    nn::{MAX_SCORE_BYTES, Reach, attention},
 };
 
 /// Sequences whose lengths differ by less share a group, however short they are.
@@ -330,14 +330,16 @@ impl Group {
             slice_update(&all, new, [0, 0, end - 1, 0], [rows, heads, end, d])
         };
         let held = (append(held.0, keys)?, append(held.1, values)?);
-        let seen = |all: &Array| match whole && self.mask.is_some() {
+        // All end at one place, so the last tokens of each are in the same places.
+        let first = how.window.map_or(0, |most| (end - most).max(0));
+        let seen = |all: &Array| match whole && self.mask.is_some() && first == 0 {
             true => Ok(all.clone()),
-            false => slice(all, [0; 4], [rows, heads, end, d]),
+            false => slice(all, [0, 0, first, 0], [rows, heads, end, d]),
         };
         let (keys, values) = (seen(&held.0)?, seen(&held.1)?);
         self.layers[layer] = Some(held);
         if rows == 1 {
-            return attention(queries, &keys, &values, how.scale, true, how.fused);
+            return attention(queries, &keys, &values, how.scale, Reach::All, how.fused);
         }
         let shape = queries.shape();
         // Queries that share a key head are queries of one head: its keys are read once.
@@ -347,7 +349,11 @@ impl Group {
             // cuDNN takes a mask that all heads share, but not one that all queries do.
             self.mask = Some(ops::concatenate(&vec![mask; share as usize], 2)?);
         }
-        let out = attend_masked(&folded, (&keys, &values), self.mask.as_ref(), how)?;
+        let mask = match (&self.mask, first) {
+            (Some(mask), 1..) => Some(slice(mask, [0, 0, 0, first], [rows, 1, mask.dim(2), end])?),
+            (mask, _) => mask.clone(),
+        };
+        let out = attend_masked(&folded, (&keys, &values), mask.as_ref(), how)?;
         out.reshape(shape)
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::noise::wave;
 
-const HOW: Attention = Attention { scale: 0.3, fused: false };
+const HOW: Attention = Attention { scale: 0.3, fused: false, window: None, together: false };
 
 /// Has three layers with two heads of 32 values read `tokens` more.
 fn read(caches: &mut Vec<KvCache>, tokens: i32) -> Vec<Array> {

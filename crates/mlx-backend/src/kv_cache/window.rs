@@ -14,7 +14,6 @@ use std::ops::Range;
 use mlx_rs::{
     Array,
     error::Result as MlxResult,
-    fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention},
     ops::{self, indexing::TryIndexOp},
 };
 
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     ffi::slice_update,
-    nn::{MAX_SCORE_BYTES, attention, settle},
+    nn::{Reach, attention},
 };
 
 /// Keys and values of one sequence in one layer, of at most a number of tokens.
@@ -73,7 +72,7 @@ impl WindowCache {
     ) -> MlxResult<Array> {
         if queries.dim(2) == 1 {
             let (keys, values) = self.update_in_place(keys, values)?;
-            return attention(queries, &keys, &values, how.scale, false, how.fused);
+            return attention(queries, &keys, &values, how.scale, Reach::All, how.fused);
         }
         let of_old = |x: Option<&Array>| x.map(|x| self.ordered(x)).transpose();
         let (old_keys, old_values) = match &self.buffers {
@@ -85,10 +84,8 @@ impl WindowCache {
             None => Ok(new.clone()),
         };
         let (keys, values) = (joined(old_keys, keys)?, joined(old_values, values)?);
-        let out = match keys.dim(2) > self.most {
-            true => self.attend_masked(queries, (&keys, &values), how)?,
-            false => attention(queries, &keys, &values, how.scale, true, how.fused)?,
-        };
+        let reach = Reach::Window { most: self.most, keep: self.keep, together: false };
+        let out = attention(queries, &keys, &values, how.scale, reach, how.fused)?;
         self.offset += queries.dim(2);
         self.next = self.keep;
         self.buffers = Some((self.last(&keys, self.most)?, self.last(&values, self.most)?));
@@ -158,41 +155,6 @@ impl WindowCache {
         let last = part(held - (tokens - self.keep), held)?;
         ops::concatenate(&[part(0, self.keep)?, last], 2)
     }
-
-    /// Attention of the last `L` of `S` tokens in order, where each sees the first that stay and the
-    /// last up to itself, `most` together; some queries at a time, so that scores stay small.
-    fn attend_masked(
-        &self,
-        queries: &Array,
-        (keys, values): (&Array, &Array),
-        how: Attention,
-    ) -> MlxResult<Array> {
-        let (heads, l, s) = (queries.dim(1), queries.dim(2), keys.dim(2));
-        let row_bytes = 4 * u64::from(heads.unsigned_abs()) * u64::from(s.unsigned_abs());
-        let rows = i32::try_from(MAX_SCORE_BYTES / row_bytes.max(1)).unwrap_or(i32::MAX).max(1);
-        let mut parts = Vec::new();
-        for from in (0..l).step_by(rows as usize) {
-            let to = l.min(from + rows);
-            let seen = s - l + to;
-            let places = |range: Range<i32>| range.collect::<Vec<i32>>();
-            let columns = Array::from_slice(&places(0..seen), &[1, seen]);
-            let own = Array::from_slice(&places(s - l + from..seen), &[to - from, 1]);
-            let first = own.subtract(Array::from_int(self.most - self.keep))?;
-            let near = columns.gt(first)?.logical_or(columns.lt(Array::from_int(self.keep))?)?;
-            let mask = near.logical_and(columns.le(own)?)?;
-            let upto = |x: &Array| x.try_index((.., .., ..seen, ..));
-            let out = scaled_dot_product_attention(
-                queries.try_index((.., .., from..to, ..))?,
-                upto(keys)?,
-                upto(values)?,
-                how.scale,
-                Some(ScaledDotProductAttentionMask::Array(&mask)),
-                None,
-            )?;
-            parts.push(settle(out, 0)?);
-        }
-        ops::concatenate(&parts, 2)
-    }
 }
 
 #[cfg(test)]
@@ -200,7 +162,7 @@ mod tests {
     use super::*;
     use crate::noise::wave;
 
-    const HOW: Attention = Attention { scale: 0.3, fused: false };
+    const HOW: Attention = Attention { scale: 0.3, fused: false, window: None, together: false };
 
     /// However many tokens come at a time, each sees the first ones and the last ones up to itself.
     #[test]
@@ -217,7 +179,7 @@ mod tests {
                 assert!(picked.len() as i32 <= most);
                 let picked = Array::from_slice(&picked, &[picked.len() as i32]);
                 let seen = |x: &Array| x.take_axis(&picked, 2).unwrap();
-                attention(&of(&q, at..at + 1), &seen(&k), &seen(&v), HOW.scale, false, false)
+                attention(&of(&q, at..at + 1), &seen(&k), &seen(&v), HOW.scale, Reach::All, false)
                     .unwrap()
             };
             for steps in [vec![1; 400], vec![7, 1, 1, 30, 1, 1, 1, 5, 100, 1, 2, 250], vec![400]] {

@@ -13,7 +13,7 @@ use crate::{
     checkpoint::Checkpoint,
     grammar::Grammars,
     models,
-    provider::{capabilities, image_processor},
+    provider::{capabilities, image_reader},
     quantize::Quantize,
     tokenizer::Tokenizer,
     weights::read_header,
@@ -54,7 +54,7 @@ pub fn describe(folder: &Path) -> Result<ModelDescription> {
     });
     let (unsupported, capabilities) = match architecture {
         Ok(architecture) => {
-            let reads = architecture.reads_images() && image_processor(&checkpoint)?.is_some();
+            let reads = image_reader(&checkpoint, architecture)?.is_some();
             let tokenizer = Arc::new(Tokenizer::load(folder)?);
             let stops = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
             let tools = ChatTemplate::load(folder).is_ok_and(|template| template.knows_tools());

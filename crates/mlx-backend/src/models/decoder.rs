@@ -53,8 +53,10 @@ impl Decoder {
         let (model, hidden) = (scope.sub("model"), spec.hidden);
         let head = scope.sub("lm_head");
         if spec.tied && head.has("weight") {
-            // A copy of the embedding, which some checkpoints hold.
-            let _ = head.take_any_shape("weight")?;
+            // A copy of the embedding, packed or not, which some checkpoints hold.
+            for part in ["weight", "scales", "biases"].into_iter().filter(|part| head.has(part)) {
+                let _ = head.take_any_shape(part)?;
+            }
         }
         let rope = spec.layers.first().map(|layer| layer.rope);
         Ok(Self {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use vision_preproc::Grid;
 
 use super::{
-    qwen2,
+    qwen_vl, qwen2,
     text_config::Defaults,
     vision::{Attention, Heads, Pass, PatchEmbed, Windows, patch_places, rotation},
     vlm::{self, Family, TowerConfig},
@@ -29,8 +29,11 @@ const EPS: f32 = 1e-6;
 const DEFAULTS: Defaults =
     Defaults { eps: 1e-6, rope_base: 1e6, context_tokens: 128_000, tied: true };
 
-pub(super) const FAMILY: Family =
-    Family { text: |text| qwen2::spec_with(text, DEFAULTS), tower: vlm::fields::<Config> };
+pub(super) const FAMILY: Family = Family {
+    text: |text| qwen2::spec_with(text, DEFAULTS),
+    tower: vlm::vision_fields::<Config>,
+    choices: qwen_vl::CHOICES,
+};
 
 /// The fields of `vision_config` that the tower reads, with upstream's defaults.
 #[derive(Clone, Debug, Deserialize)]
@@ -86,7 +89,7 @@ impl Config {
 }
 
 impl TowerConfig for Config {
-    fn footprint(&self) -> TowerFootprint {
+    fn footprint(&self, _hidden: i32) -> TowerFootprint {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
@@ -101,6 +104,8 @@ impl TowerConfig for Config {
                 let side = self.window_cells() as u64 * size(self.spatial_merge_size);
                 side * side
             },
+            frame: None,
+            together: 0,
         }
     }
 
@@ -111,8 +116,8 @@ impl TowerConfig for Config {
         vlm::same_width("out_hidden_size", self.out_hidden_size, hidden)
     }
 
-    fn load(&self, scope: &Scope<'_>) -> Result<Box<dyn vlm::Tower>> {
-        Ok(Box::new(Tower::load(self.clone(), scope)?))
+    fn load(&self, root: &Scope<'_>, _hidden: i32) -> Result<Box<dyn vlm::Tower>> {
+        Ok(Box::new(Tower::load(self.clone(), &root.sub("vision_tower"))?))
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use vision_preproc::Grid;
 
 use super::{
-    qwen2,
+    qwen_vl, qwen2,
     text_config::Defaults,
     vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, patch_places, rotation},
     vlm::{self, Family, TowerConfig},
@@ -26,8 +26,11 @@ const EPS: f32 = 1e-6;
 const DEFAULTS: Defaults =
     Defaults { eps: 1e-6, rope_base: 1e6, context_tokens: 32_768, tied: false };
 
-pub(super) const FAMILY: Family =
-    Family { text: |text| qwen2::spec_with(text, DEFAULTS), tower: vlm::fields::<Config> };
+pub(super) const FAMILY: Family = Family {
+    text: |text| qwen2::spec_with(text, DEFAULTS),
+    tower: vlm::vision_fields::<Config>,
+    choices: qwen_vl::CHOICES,
+};
 
 /// The fields of `vision_config`, with upstream's defaults.
 #[derive(Clone, Debug, Deserialize)]
@@ -78,7 +81,7 @@ impl Config {
 }
 
 impl TowerConfig for Config {
-    fn footprint(&self) -> TowerFootprint {
+    fn footprint(&self, _hidden: i32) -> TowerFootprint {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
@@ -90,6 +93,8 @@ impl TowerConfig for Config {
             merge: size(self.spatial_merge_size),
             features: size(self.hidden_size),
             window_patches: 0,
+            frame: None,
+            together: 0,
         }
     }
 
@@ -100,8 +105,8 @@ impl TowerConfig for Config {
         vlm::same_width("hidden_size", self.hidden_size, hidden)
     }
 
-    fn load(&self, scope: &Scope<'_>) -> Result<Box<dyn vlm::Tower>> {
-        Ok(Box::new(Tower::load(self, scope)?))
+    fn load(&self, root: &Scope<'_>, _hidden: i32) -> Result<Box<dyn vlm::Tower>> {
+        Ok(Box::new(Tower::load(self, &root.sub("vision_tower"))?))
     }
 }
 

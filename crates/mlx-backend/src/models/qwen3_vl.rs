@@ -18,7 +18,7 @@ use vision_preproc::Grid;
 
 use super::{
     decoder::{Axes, Spec},
-    qwen3,
+    qwen_vl, qwen3,
     text_config::Defaults,
     vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, patch_places, rotation},
     vlm::{self, Family, TowerConfig},
@@ -38,12 +38,14 @@ const SECTIONS: [usize; 3] = [24, 20, 20];
 
 pub(super) const FAMILY: Family = Family {
     text: |text| on_axes(qwen3::spec_with(text, DEFAULTS)?),
-    tower: vlm::fields::<Config>,
+    tower: vlm::vision_fields::<Config>,
+    choices: qwen_vl::CHOICES,
 };
 
 pub(super) const FAMILY_OF_EXPERTS: Family = Family {
     text: |text| on_axes(qwen3::spec_of_experts_with(text, DEFAULTS)?),
-    tower: vlm::fields::<Config>,
+    tower: vlm::vision_fields::<Config>,
+    choices: qwen_vl::CHOICES,
 };
 
 /// Has the frequencies turn with time, height and width by turns.
@@ -112,7 +114,7 @@ impl Config {
 }
 
 impl TowerConfig for Config {
-    fn footprint(&self) -> TowerFootprint {
+    fn footprint(&self, _hidden: i32) -> TowerFootprint {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
@@ -124,6 +126,8 @@ impl TowerConfig for Config {
             merge: size(self.spatial_merge_size),
             features: size(self.out_hidden_size) * (1 + self.deepstack_visual_indexes.len() as u64),
             window_patches: 0,
+            frame: None,
+            together: 0,
         }
     }
 
@@ -147,8 +151,8 @@ impl TowerConfig for Config {
         vlm::same_width("out_hidden_size", self.out_hidden_size, hidden)
     }
 
-    fn load(&self, scope: &Scope<'_>) -> Result<Box<dyn vlm::Tower>> {
-        Ok(Box::new(Tower::load(self, scope)?))
+    fn load(&self, root: &Scope<'_>, _hidden: i32) -> Result<Box<dyn vlm::Tower>> {
+        Ok(Box::new(Tower::load(self, &root.sub("vision_tower"))?))
     }
 }
 

@@ -5,15 +5,20 @@
 
 use vision_preproc::Grid;
 
-use super::Media;
+use super::{Media, vlm, vlm::Choices};
 use crate::{Error, Result, rope::Positions};
 
+/// What these families choose alike.
+pub(super) const CHOICES: Choices = Choices {
+    rename,
+    image_token: 151_655,
+    video_token: Some(151_656),
+    wrap: None,
+    places: positions,
+};
+
 /// Returns the name that the models use for a tensor, whatever layout the checkpoint is in.
-pub(super) fn rename(name: &str) -> Option<String> {
-    if name.contains("position_ids") || name.contains("rotary_emb.inv_freq") {
-        return None;
-    }
-    // From the most to the least specific: classic names are prefixes of the newer ones.
+fn rename(name: &str) -> Option<String> {
     const LAYOUTS: [(&str, &str); 7] = [
         ("vision_tower.", "vision_tower."),
         ("language_model.", "language_model."),
@@ -23,10 +28,7 @@ pub(super) fn rename(name: &str) -> Option<String> {
         ("model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
     ];
-    let renamed = LAYOUTS
-        .iter()
-        .find_map(|(from, to)| name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
-    Some(renamed.unwrap_or_else(|| name.to_owned()))
+    vlm::rename(&LAYOUTS, name)
 }
 
 /// Returns the positions of a prompt whose image tokens stand for `grids`, in order.
@@ -34,7 +36,7 @@ pub(super) fn rename(name: &str) -> Option<String> {
 /// Text counts up on all axes. An image that starts at `s` has time `s` plus its frame, height `s`
 /// plus the row and width `s` plus the column of its merged cells; the text after it goes on from
 /// the largest position so far.
-pub(super) fn positions(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+fn positions(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
     let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
     let features: usize = grids.iter().map(|&grid| media.tokens(grid)).sum();
     if placeholders != features {
@@ -64,7 +66,7 @@ pub(super) fn positions(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Po
         at += t * h * w;
         next += t.max(h).max(w) as i32;
     }
-    Ok(Positions { axes, delta: next - ids.len() as i32 })
+    Ok(Positions { axes, delta: next - ids.len() as i32, together: Vec::new() })
 }
 
 #[cfg(test)]
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     const I: u32 = 900;
-    const MEDIA: Media = Media { image_token: I, video_token: 901, merge: 2, patch_values: 1176 };
+    const MEDIA: Media = Media { image_token: I, video_token: Some(901), merge: 2, wrap: None };
 
     fn grid(h: usize, w: usize) -> Grid {
         Grid { t: 1, h, w }

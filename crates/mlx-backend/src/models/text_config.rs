@@ -10,6 +10,7 @@ use crate::nn::Activation;
 /// family's file fills in.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct TextConfig {
+    pub(crate) model_type: Option<String>,
     pub(crate) hidden_size: Option<i32>,
     pub(crate) num_hidden_layers: Option<usize>,
     pub(crate) intermediate_size: Option<i32>,
@@ -35,6 +36,13 @@ pub(crate) struct TextConfig {
     pub(crate) norm_topk_prob: Option<bool>,
     pub(crate) decoder_sparse_step: Option<usize>,
     pub(crate) mlp_only_layers: Option<Vec<usize>>,
+    pub(crate) query_pre_attn_scalar: Option<f32>,
+    pub(crate) rope_local_base_freq: Option<f32>,
+    pub(crate) sliding_window: Option<i32>,
+    #[serde(alias = "_sliding_window_pattern")]
+    pub(crate) sliding_window_pattern: Option<usize>,
+    /// The newer form of the pattern: `sliding_attention` or `full_attention` for each layer.
+    pub(crate) layer_types: Option<Vec<String>>,
 }
 
 /// How positions turn queries and keys.

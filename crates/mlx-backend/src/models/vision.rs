@@ -12,11 +12,13 @@
 mod attention;
 mod encoder;
 mod patches;
+mod vit;
 mod windows;
 
 pub(super) use self::{
     attention::{Attention, Heads, Pass},
     encoder::{Encoder, EncoderSpec, Names},
     patches::{PatchEmbed, patch_places, rotation},
+    vit::{Vit, VitConfig},
     windows::Windows,
 };

@@ -24,9 +24,8 @@ use serde_json::Value;
 use vision_preproc::Grid;
 
 use super::{
-    Media, VisionLanguageModel,
+    Media, VisionLanguageModel, Wrap,
     decoder::{Decoder, Spec},
-    qwen_vl,
     text_config::TextConfig,
 };
 use crate::{
@@ -37,35 +36,51 @@ use crate::{
     weights::{Scope, Weights},
 };
 
-/// What turns the patches of an image into features.
+/// What turns an image into features.
 pub(super) trait Tower: fmt::Debug {
-    /// Patches `[T * N, patch_values]` of one image to features `[T * N / merge², features]`.
-    fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array>;
+    /// Patches `[T * N, patch_values]` of one image, or the values of `T` frames, to features
+    /// `[T * N / merge², features]`.
+    fn encode(&self, pixels: &Array, grid: Grid) -> MlxResult<Array>;
 }
 
-/// The fields of `vision_config` that a tower reads.
+/// The fields of `config.json` that a tower, and what joins it to the decoder, reads.
 pub(super) trait TowerConfig {
-    /// Returns the sizes that decide how much memory the tower takes.
-    fn footprint(&self) -> TowerFootprint;
-    /// Checks what later arithmetic relies on, before a decoder of `hidden` values.
+    /// Returns the sizes that decide how much memory the tower takes; `hidden` is the decoder's.
+    fn footprint(&self, hidden: i32) -> TowerFootprint;
+    /// Checks what later arithmetic relies on.
     ///
     /// # Errors
     /// A sentence with both values that do not fit.
     fn validate(&self, hidden: i32) -> Result<(), String>;
-    /// Takes the tensors of the tower.
-    fn load(&self, scope: &Scope<'_>) -> Result<Box<dyn Tower>>;
+    /// Takes the tensors of the tower, and of what is between it and the decoder, from all.
+    fn load(&self, root: &Scope<'_>, hidden: i32) -> Result<Box<dyn Tower>>;
 }
 
-/// The choices of a family.
+/// A family: its decoder, its tower and its choices.
 #[derive(Clone, Copy)]
 pub(super) struct Family {
     /// Says what the decoder is made of.
     pub(super) text: fn(&TextConfig) -> Result<Spec, String>,
-    /// Reads `vision_config`.
+    /// Reads `config.json`.
     pub(super) tower: fn(&Value) -> Result<Box<dyn TowerConfig>, String>,
+    pub(super) choices: Choices,
 }
 
-/// Reads `vision_config`, or any other JSON, as a `T`.
+/// How a family names its tensors, and how images appear in its prompts.
+#[derive(Clone, Copy)]
+pub(super) struct Choices {
+    /// Returns the name that the model uses for a tensor, whatever layout the checkpoint is in.
+    pub(super) rename: fn(&str) -> Option<String>,
+    /// Where the configuration does not say.
+    pub(super) image_token: u32,
+    /// Likewise.
+    pub(super) video_token: Option<u32>,
+    pub(super) wrap: Option<Wrap>,
+    /// Where the tokens of a prompt stand.
+    pub(super) places: fn(&[u32], &[Grid], &Media) -> Result<Positions>,
+}
+
+/// Reads a part of `config.json`, or all of it, as a `T`.
 ///
 /// # Errors
 /// A sentence with the field that is missing or of another type.
@@ -74,6 +89,46 @@ pub(super) fn fields<T: DeserializeOwned + TowerConfig + 'static>(
 ) -> Result<Box<dyn TowerConfig>, String> {
     let read: T = serde_json::from_value(config.clone()).map_err(|e| e.to_string())?;
     Ok(Box::new(read))
+}
+
+/// As [`fields`], of `vision_config`.
+pub(super) fn vision_fields<T: DeserializeOwned + TowerConfig + 'static>(
+    config: &Value,
+) -> Result<Box<dyn TowerConfig>, String> {
+    let found = config.get("vision_config");
+    fields::<T>(found.ok_or("expected `vision_config`, found none")?)
+}
+
+/// Returns the name of a tensor by the first of `layouts` whose beginning it has.
+pub(super) fn rename(layouts: &[(&str, &str)], name: &str) -> Option<String> {
+    if name.contains("position_ids") || name.contains("rotary_emb.inv_freq") {
+        return None;
+    }
+    let renamed = layouts
+        .iter()
+        .find_map(|(from, to)| name.strip_prefix(from).map(|rest| format!("{to}{rest}")));
+    Some(renamed.unwrap_or_else(|| name.to_owned()))
+}
+
+/// Returns the name of a tensor, by the layouts that most families share.
+pub(super) fn usual_name(name: &str) -> Option<String> {
+    const LAYOUTS: [(&str, &str); 4] = [
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ];
+    rename(&LAYOUTS, name)
+}
+
+/// The positions of a prompt in which a feature takes as much room as a token of text.
+pub(super) fn in_a_row(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+    let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
+    let features: usize = grids.iter().map(|&grid| media.tokens(grid)).sum();
+    match placeholders == features {
+        true => Ok(Positions::of_text(ids.len())),
+        false => Err(Error::PlaceholderMismatch { placeholders, features }),
+    }
 }
 
 /// Refuses sizes of a tower of which one is not above 0.
@@ -108,11 +163,10 @@ pub(super) fn same_width(name: &str, features: i32, hidden: i32) -> Result<(), S
 /// The fields of `config.json` that are neither the decoder's nor the tower's.
 #[derive(Clone, Debug, Deserialize)]
 struct Config {
-    vision_config: Value,
-    #[serde(default = "default_image_token")]
-    image_token_id: u32,
-    #[serde(default = "default_video_token")]
-    video_token_id: u32,
+    image_token_id: Option<u32>,
+    /// The older name.
+    image_token_index: Option<u32>,
+    video_token_id: Option<u32>,
 }
 
 /// The whole model.
@@ -121,6 +175,7 @@ pub(super) struct Model {
     tower: Box<dyn Tower>,
     decoder: Decoder,
     media: Media,
+    places: fn(&[u32], &[Grid], &Media) -> Result<Positions>,
     context_tokens: usize,
     hidden: i32,
 }
@@ -131,7 +186,7 @@ impl Family {
         let read = || {
             let text = (self.text)(&TextConfig::read(config)?)?;
             let own = Config::deserialize(config).map_err(|e| e.to_string())?;
-            let tower = (self.tower)(&own.vision_config)?;
+            let tower = (self.tower)(config)?;
             text.validate()?;
             tower.validate(text.hidden)?;
             Ok((own, text, tower))
@@ -142,24 +197,26 @@ impl Family {
     /// Returns the sizes that decide how much memory the model takes.
     pub(super) fn footprint(&self, config: &Value, path: &Path) -> Result<Footprint> {
         let (_, text, tower) = self.read(config, path)?;
-        Ok(Footprint { tower: tower.footprint(), decoder: text.footprint() })
+        Ok(Footprint { tower: tower.footprint(text.hidden), decoder: text.footprint() })
     }
 
     /// Reads `config` (the JSON of the file at `path`) and takes the tensors of `weights`.
     pub(super) fn load(&self, config: &Value, path: &Path, weights: &Weights) -> Result<Model> {
         let (own, text, tower) = self.read(config, path)?;
-        let sizes = tower.footprint();
+        let (sizes, choices) = (tower.footprint(text.hidden), self.choices);
+        let image_token = own.image_token_id.or(own.image_token_index);
         let media = Media {
-            image_token: own.image_token_id,
-            video_token: own.video_token_id,
+            image_token: image_token.unwrap_or(choices.image_token),
+            video_token: own.video_token_id.or(choices.video_token),
             merge: sizes.merge as usize,
-            patch_values: sizes.patch_values as usize,
+            wrap: choices.wrap,
         };
         let root = weights.root();
         Ok(Model {
-            tower: tower.load(&root.sub("vision_tower"))?,
+            tower: tower.load(&root, text.hidden)?,
             decoder: Decoder::load(&text, &root.sub("language_model"), root.backend())?,
             media,
+            places: choices.places,
             context_tokens: text.context_tokens,
             hidden: text.hidden,
         })
@@ -179,12 +236,12 @@ impl VisionLanguageModel for Model {
         &self.decoder
     }
 
-    fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array> {
-        self.tower.encode(patches, grid)
+    fn encode(&self, pixels: &Array, grid: Grid) -> MlxResult<Array> {
+        self.tower.encode(pixels, grid)
     }
 
     fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions> {
-        qwen_vl::positions(ids, grids, &self.media)
+        (self.places)(ids, grids, &self.media)
     }
 
     fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array> {
@@ -210,39 +267,28 @@ impl VisionLanguageModel for Model {
 
 /// Puts the rows of `features`, one array per image, at the image tokens of `[1, L, E]` embeddings;
 /// where features are wider, tokens have zeros behind.
-///
-/// Image tokens of one image stand side by side, so the result is a concatenation of runs.
 fn merge(embeddings: &Array, ids: &[u32], features: &[Array], media: &Media) -> MlxResult<Array> {
     let dtype = embeddings.dtype();
-    let more = features.iter().map(|rows| rows.dim(1)).max().unwrap_or(0) - embeddings.dim(2);
-    let embeddings = match more {
+    let features = ops::concatenate(features, 0)?.as_dtype(dtype)?.expand_dims(0)?;
+    let embeddings = match features.dim(2) - embeddings.dim(2) {
         ..=0 => embeddings.clone(),
         more => {
             let zeros = ops::zeros_dtype(&[1, embeddings.dim(1), more], dtype)?;
             ops::concatenate(&[embeddings, &zeros], 2)?
         }
     };
-    let mut parts = Vec::new();
-    let (mut at, mut text_from) = (0, 0);
-    for rows in features {
-        let start = at + ids[at..].iter().take_while(|&&id| !media.is_placeholder(id)).count();
-        if start > text_from {
-            parts.push(embeddings.try_index((.., text_from as i32..start as i32, ..))?);
+    // Runs of one kind, since there are few.
+    let (mut parts, mut token, mut feature) = (Vec::new(), 0, 0);
+    for run in ids.chunk_by(|&a, &b| media.is_placeholder(a) == media.is_placeholder(b)) {
+        let end = token + run.len() as i32;
+        if media.is_placeholder(run[0]) {
+            let last = feature + run.len() as i32;
+            parts.push(features.try_index((.., feature..last, ..))?);
+            feature = last;
+        } else {
+            parts.push(embeddings.try_index((.., token..end, ..))?);
         }
-        parts.push(rows.as_dtype(dtype)?.expand_dims(0)?);
-        at = start + rows.dim(0) as usize;
-        text_from = at;
-    }
-    if text_from < ids.len() {
-        parts.push(embeddings.try_index((.., text_from as i32.., ..))?);
+        token = end;
     }
     ops::concatenate(&parts, 1)
-}
-
-fn default_image_token() -> u32 {
-    151_655
-}
-
-fn default_video_token() -> u32 {
-    151_656
 }

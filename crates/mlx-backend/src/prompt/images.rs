@@ -12,14 +12,13 @@ use std::{
 
 use llm_core::Image;
 use perf_monitor::{Counter, Phase, PhaseEvent, Span};
-use vision_preproc::{
-    Grid, ImageProcessor, Input, Limits, Patches, PixelBudget, RgbView, Size, StepTimes,
-};
+use vision_preproc::{Grid, Input, Limits, Patches, PixelBudget, RgbView, Size, StepTimes};
 
 use super::Frontend;
 use crate::{
     Error, ImageError, Result,
     caches::{Digest, encoded_content, image_key, rgb_content},
+    image_reader::{ImageReader, Tiles},
 };
 
 /// An image whose header has been read and whose pixels have not.
@@ -31,6 +30,7 @@ pub(super) struct OpenImage<'a> {
     bytes: Cow<'a, [u8]>,
     content: Digest,
     pub(super) size: Size,
+    pub(super) tiles: Tiles,
 }
 
 /// An image of which it is known what it will become.
@@ -56,7 +56,7 @@ impl Frontend {
     /// [`Error::Image`] if there is no such file, or it is too large or no image.
     pub(super) fn open<'a>(&self, index: usize, image: &'a Image) -> Result<OpenImage<'a>> {
         let open = || -> Result<OpenImage<'a>, ImageError> {
-            self.processor()?;
+            let reader = self.reader()?;
             let bytes: Cow<'_, [u8]> = match image {
                 Image::Path(path) => {
                     let mut span = Span::enter(&*self.recorder, Phase::Fetch);
@@ -77,7 +77,8 @@ impl Frontend {
                 }
             };
             self.limits.check_size(size)?;
-            Ok(OpenImage { index, image, bytes, content, size })
+            let tiles = reader.tiles(size)?;
+            Ok(OpenImage { index, image, bytes, content, size, tiles })
         };
         open().map_err(|error| image_error(index, image, error))
     }
@@ -91,7 +92,7 @@ impl Frontend {
         open: OpenImage<'a>,
         budget: PixelBudget,
     ) -> Result<ImageSource<'a>> {
-        let plan = self.processor().and_then(|p| Ok(p.plan(open.size, &budget)?));
+        let plan = self.reader().and_then(|p| Ok(p.plan(open.size, &budget)?));
         let plan = plan.map_err(|error| open.error(error))?;
         let key = image_key(&open.content, &self.model.processor_identity, plan.resized);
         Ok(ImageSource { open, budget, key, grid: plan.grid, resized: plan.resized })
@@ -119,11 +120,11 @@ impl Frontend {
     fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
         let view = rgb_view(source.open.image)?;
         let input = view.map_or(Input::Encoded(&source.open.bytes), Input::Rgb);
-        let processor = self.processor()?.clone().with_limits(self.limits);
+        let reader = self.reader()?.clone().with_limits(self.limits);
         let start = Instant::now();
         let (patches, times) = self.workspaces.with(|workspace| {
             workspace.measure(self.recorder.enabled());
-            let patches = processor.patches(input, &source.budget, workspace);
+            let patches = reader.patches(input, &source.budget, workspace);
             patches.map(|patches| (patches, workspace.times()))
         })?;
         if let Some(times) = times {
@@ -156,8 +157,8 @@ impl Frontend {
         report(Phase::Patchify, times.patchify, patches);
     }
 
-    fn processor(&self) -> Result<&ImageProcessor, ImageError> {
-        self.model.processor.as_ref().ok_or(ImageError::NoProcessor)
+    fn reader(&self) -> Result<&ImageReader, ImageError> {
+        self.model.reader.as_ref().ok_or(ImageError::NoProcessor)
     }
 }
 

@@ -29,7 +29,7 @@ fn family(kind: &str) -> Option<Family> {
     match kind.strip_suffix("Fast").or(kind.strip_suffix("Pil")).unwrap_or(kind) {
         "CLIPImageProcessor" | "CLIPFeatureExtractor" => Some(Family::Clip),
         "LlavaImageProcessor" => Some(Family::Llava),
-        "SiglipImageProcessor" => Some(Family::Siglip),
+        "SiglipImageProcessor" | "Gemma3ImageProcessor" => Some(Family::Siglip),
         "Idefics3ImageProcessor" | "SmolVLMImageProcessor" => Some(Family::Tiles),
         _ => None,
     }
@@ -39,36 +39,38 @@ pub(super) fn knows(kind: &str) -> bool {
     family(kind).is_some()
 }
 
-pub(super) fn parse(text: &str) -> Result<FrameProcessor, Error> {
-    let keys: Map<String, Value> = serde_json::from_str(text)
-        .map_err(|error| Error::config("preprocessor_config.json", error.to_string()))?;
+pub(super) fn parse(keys: &Map<String, Value>) -> Result<FrameProcessor, Error> {
     let kind = keys.get("image_processor_type").and_then(Value::as_str).unwrap_or_default();
     let family = family(kind).ok_or_else(|| {
-        let known = "a processor of CLIP, LLaVA, SigLIP, Idefics3 or SmolVLM";
+        let known = "a processor of CLIP, LLaVA, SigLIP, Gemma 3, Idefics3 or SmolVLM";
         Error::config("image_processor_type", format!("expected {known}, found `{kind}`"))
     })?;
     // Without this step the frames have the size of the image, which no model here takes.
-    if !flag(&keys, "do_resize", true)? {
+    if !flag(keys, "do_resize", true)? {
         return Err(Error::config("do_resize", "expected true, found false"));
     }
+    // More frames of parts of the image, which no model here is asked for.
+    if flag(keys, "do_pan_and_scan", false)? {
+        return Err(Error::config("do_pan_and_scan", "expected false, found true"));
+    }
     let default = if matches!(family, Family::Clip | Family::Llava) { CLIP } else { HALF };
-    let [mean, std] = mean_and_std(&keys, default)?;
+    let [mean, std] = mean_and_std(keys, default)?;
     let (fit, frame) = match family {
-        Family::Clip => crop(&keys)?,
-        Family::Llava if flag(&keys, "do_pad", false)? => {
-            let frame = crop(&keys)?.1;
-            (Fit::PadToSquare { color: mean_color(&keys) }, frame)
+        Family::Clip => crop(keys)?,
+        Family::Llava if flag(keys, "do_pad", false)? => {
+            let frame = crop(keys)?.1;
+            (Fit::PadToSquare { color: mean_color(keys) }, frame)
         }
-        Family::Llava => crop(&keys)?,
-        Family::Siglip => (Fit::Stretch, both_sides(&keys, "size", 224)?),
-        Family::Tiles => tiles(&keys)?,
+        Family::Llava => crop(keys)?,
+        Family::Siglip => (Fit::Stretch, both_sides(keys, "size", 224)?),
+        Family::Tiles => tiles(keys)?,
     };
-    let factor = factor(&keys)?;
+    let factor = factor(keys)?;
     let table = Table::new(Rescale::default(), factor, mean, std);
     Ok(FrameProcessor {
         fit,
         canvas: Canvas::new(frame, ChannelOrder::Chw, table),
-        filter: filter(&keys, if family == Family::Tiles { 1 } else { 3 })?,
+        filter: filter(keys, if family == Family::Tiles { 1 } else { 3 })?,
         order: PassOrder::default(),
         factor,
         mean,
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
 
     fn field(kind: &str, keys: &str) -> String {
-        match parse(&format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#)) {
+        match FrameProcessor::from_json(&format!(r#"{{"image_processor_type": "{kind}"{keys}}}"#)) {
             Err(Error::Config { field, .. }) => field,
             other => panic!("expected a configuration error, found {other:?}"),
         }
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn older_files_have_bare_numbers() {
-        let processor = parse(
+        let processor = FrameProcessor::from_json(
             r#"{"image_processor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}"#,
         )
         .unwrap();

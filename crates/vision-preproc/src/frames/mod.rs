@@ -14,16 +14,18 @@ mod config;
 mod fit;
 
 use fit::Fit;
+use serde_json::{Map, Value};
 
 use crate::canvas::{Canvas, ChannelOrder};
 use crate::decode::orient;
 use crate::decode::rows::{collect, with_rows};
 use crate::kernels::{Level, Store};
+use crate::keys::of_both_files;
 use crate::normalize::Table;
 use crate::resize::Passes;
 use crate::{
-    Error, Filter, Limits, Mode, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace, decode,
-    probe, resize,
+    Error, Filter, Input, Limits, Mode, PassOrder, Rescale, RgbImage, RgbView, Size, Workspace,
+    decode, probe, resize,
 };
 
 /// The preprocessing of a model that takes frames of one size, parsed once from its configuration.
@@ -61,7 +63,11 @@ impl FrameProcessor {
     /// # Errors
     /// [`Error::Config`] if it is no JSON object, names another kind of processor, or holds an unusable value.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        config::parse(text)
+        Self::from_keys(&of_both_files(Some(text), None)?)
+    }
+
+    pub(crate) fn from_keys(keys: &Map<String, Value>) -> Result<Self, Error> {
+        config::parse(keys)
     }
 
     /// Whether `kind` is a value of `image_processor_type` that [`FrameProcessor::from_json`] reads.
@@ -157,6 +163,21 @@ impl FrameProcessor {
             Ok(fit::padded(image.as_view(), square, color))
         };
         self.frames(info.size(), resized, padded)
+    }
+
+    /// Makes frames of an image file or of pixels: [`FrameProcessor::process_bytes`] and [`FrameProcessor::process`] in one.
+    ///
+    /// # Errors
+    /// As for these.
+    pub fn process_input(
+        &self,
+        input: Input<'_>,
+        workspace: &mut Workspace,
+    ) -> Result<Frames, Error> {
+        match input {
+            Input::Encoded(bytes) => self.process_bytes(bytes, workspace),
+            Input::Rgb(view) => self.process(view),
+        }
     }
 
     /// Makes frames of an image of `size` that is only seen through `resized`, which scales it from `size`, and `padded`,

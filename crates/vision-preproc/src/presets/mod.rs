@@ -1,7 +1,8 @@
 //! The published configurations of well-known models, by name.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::keys::of_both_files;
 use crate::{Error, FrameProcessor, ImageProcessor, Mode};
 
 /// Name and content of each file, in the order of [`PRESETS`].
@@ -48,13 +49,24 @@ impl Preprocessor {
     /// # Errors
     /// [`Error::Config`] if it is no JSON object, names a processor that is not supported, or holds an unusable value.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let keys: Map<String, Value> = serde_json::from_str(text)
-            .map_err(|error| Error::config("preprocessor_config.json", error.to_string()))?;
+        Self::from_configs(Some(text), None)
+    }
+
+    /// As [`Preprocessor::from_json`], of both configuration files of a model; keys of `image_processor` in `processor`
+    /// win over `preprocessor`.
+    ///
+    /// # Errors
+    /// As for [`Preprocessor::from_json`].
+    pub fn from_configs(
+        preprocessor: Option<&str>,
+        processor: Option<&str>,
+    ) -> Result<Self, Error> {
+        let keys = of_both_files(preprocessor, processor)?;
         let kind = keys.get("image_processor_type").and_then(Value::as_str).unwrap_or_default();
         if FrameProcessor::knows(kind) {
-            return FrameProcessor::from_json(text).map(Self::Frames);
+            return FrameProcessor::from_keys(&keys).map(Self::Frames);
         }
-        ImageProcessor::from_json(text).map(Self::Patches)
+        ImageProcessor::from_keys(&keys).map(Self::Patches)
     }
 
     /// A preprocessor by one of the names in [`PRESETS`].

@@ -24,7 +24,7 @@ impl Random {
     }
 }
 
-const HOW: Attention = Attention { scale: 0.3, fused: false };
+const HOW: Attention = Attention { scale: 0.3, fused: false, window: None, together: false };
 
 /// A sequence of `tokens` random tokens.
 fn sequence(random: &mut Random, tokens: i32) -> Vec<KvCache> {
@@ -144,7 +144,7 @@ fn scores_are_done_in_pieces_where_they_would_be_many() {
     let mut random = Random(3);
     let keys = random.array(&[3, 1, 700_000, 2]);
     let queries = random.array(&[3, 1, 5, 2]);
-    let how = |fused| Attention { scale: 0.5, fused };
+    let how = |fused| Attention { scale: 0.5, fused, window: None, together: false };
     let pieces = attend_masked(&queries, (&keys, &keys), None, how(false)).unwrap();
     let whole = attend_masked(&queries, (&keys, &keys), None, how(true)).unwrap();
     assert!(pieces.all_close(&whole, 1e-5, 1e-6, None).unwrap());

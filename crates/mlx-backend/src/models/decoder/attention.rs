@@ -76,6 +76,8 @@ impl Attention {
             how: kv_cache::Attention {
                 scale: spec.attention_scale,
                 fused: backend.fuses_attention(d, scope.dtype()),
+                window: layer.window,
+                together: false,
             },
             row: own_kernel(spec, layer, scope, backend)?,
         })
@@ -120,7 +122,7 @@ impl Attention {
         let (h, k, d) = (self.heads, self.key_value_heads, self.head_dim);
         let (b, l) = match rotation {
             Rotation::Rows(_) => (x.dim(1), 1),
-            Rotation::Offset(..) | Rotation::Table(..) => (x.dim(0), x.dim(1)),
+            _ => (x.dim(0), x.dim(1)),
         };
         let heads = self.qkv.forward_normed(norm, x)?;
         if let (Some(row), Rotation::Offset(position, first), (1, 1)) =
@@ -153,7 +155,9 @@ impl Attention {
             ),
         };
         let values = part(&heads, h + k, h + 2 * k)?;
-        let out = caches.attend(layer, &queries, (&keys, &values), self.how)?;
+        let together = matches!(rotation, Rotation::Together(..));
+        let how = kv_cache::Attention { together, ..self.how };
+        let out = caches.attend(layer, &queries, (&keys, &values), how)?;
         let out = if l == 1 { out } else { out.transpose_axes(&[0, 2, 1, 3])? };
         out.reshape(&[x.dim(0), x.dim(1), h * d])
     }

@@ -153,6 +153,7 @@ impl Spec {
             key_value_heads: size(self.key_value_heads),
             head_dim: size(self.head_dim),
             vocabulary: size(self.vocabulary),
+            windows: self.layers.iter().any(|layer| layer.window.is_some()),
         }
     }
 

@@ -5,7 +5,7 @@ use mlx_rs::{Array, error::Result as MlxResult, ops, ops::indexing::TryIndexOp};
 use crate::{
     Result,
     device::Backend,
-    nn::{Joined, Linear, attention, settle},
+    nn::{Joined, Linear, Reach, attention, settle},
     rope::rotate,
     weights::Scope,
 };
@@ -82,7 +82,8 @@ impl Attention {
         let Heads { count, dim } = self.heads;
         let (t, n, scale) = (x.dim(0), x.dim(1), (dim as f32).powf(-0.5));
         let (q, k, v) = self.queries_keys_values(x, pass)?; // [T, H, N, D]
-        let attend = |q: &Array, k: &Array, v: &Array| attention(q, k, v, scale, false, pass.fused);
+        let attend =
+            |q: &Array, k: &Array, v: &Array| attention(q, k, v, scale, Reach::All, pass.fused);
 
         let out = match runs {
             None => attend(&q, &k, &v)?,

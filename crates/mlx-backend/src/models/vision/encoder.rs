@@ -33,6 +33,15 @@ pub(in crate::models) struct Names {
 }
 
 impl Names {
+    /// Those of CLIP and SigLIP in transformers.
+    pub(in crate::models) const HUGGING_FACE: Self = Self {
+        norms: ["layer_norm1", "layer_norm2"],
+        attention: "self_attn",
+        qkv: &["q_proj", "k_proj", "v_proj"],
+        out: "out_proj",
+        mlp: ["fc1", "fc2"],
+    };
+
     /// Those of Qwen-VL, whose `mlp` differs from one to the other.
     pub(in crate::models) const fn qwen(mlp: [&'static str; 2]) -> Self {
         Self { norms: ["norm1", "norm2"], attention: "attn", qkv: &["qkv"], out: "proj", mlp }
