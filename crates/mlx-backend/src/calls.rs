@@ -95,18 +95,20 @@ impl CallReader {
     }
 
     fn read_call(&mut self, said: &mut Vec<Said>) {
-        let Some(at) = self.held[self.searched..].find(CLOSE).map(|at| at + self.searched) else {
-            // A mark may be cut by the border of two pieces; it is of ASCII, and so is its start.
-            let from = self.held.len().saturating_sub(CLOSE.len() - 1);
-            self.searched = self.searched.max(self.held.ceil_char_boundary(from));
-            return;
+        let at = loop {
+            let Some(at) = self.held[self.searched..].find(CLOSE).map(|at| at + self.searched)
+            else {
+                // A mark may be cut by the border of two pieces; it is of ASCII, and so is its start.
+                let from = self.held.len().saturating_sub(CLOSE.len() - 1);
+                self.searched = self.searched.max(self.held.ceil_char_boundary(from));
+                return;
+            };
+            if !ends_in_string(&self.held[..at]) {
+                break at;
+            }
+            self.searched = at + CLOSE.len();
         };
         let written = self.held[..at].to_owned();
-        if ends_in_string(&written) {
-            self.searched = at + CLOSE.len();
-            // There may be another one already.
-            return self.read_call(said);
-        }
         match self.parse(&written) {
             Some(call) => {
                 said.push(Said::Call(call));

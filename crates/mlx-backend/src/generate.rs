@@ -2,29 +2,20 @@
 //! decoder in steps. The engine calls [`Generation::step`] so that several can take turns; from the
 //! first token on a [`Batch`](crate::batch::Batch) computes, and the generation says what came of it.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeSet, VecDeque},
-    rc::Rc,
-    sync::{Arc, mpsc::SyncSender},
-    time::Instant,
-};
+mod answer;
+mod job;
 
-use llm_core::{
-    Completion, Event, FinishReason, GenerateParams, Progress, Result as CoreResult, Stage,
-    StopMatcher, Usage,
-};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
+
+use llm_core::{Event, GenerateParams, Progress, Stage, StopMatcher};
 use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
-use perf_monitor::{Counter, Gauge, GenerationTimer, Phase, Recorder, Span};
-use tokio::sync::{OwnedSemaphorePermit, mpsc::UnboundedSender};
+use perf_monitor::{Counter, Phase, Span};
 use vision_preproc::{Grid, Patches};
 
+pub(crate) use self::job::Job;
 use crate::{
     Error, Result,
-    caches::{Caches, DeviceCaches, Digest, Unit, reader_identity},
-    calls::{CallReader, Said},
-    grammar::Grammar,
-    guard::Reservation,
+    caches::{DeviceCaches, Digest, Unit, reader_identity},
     kv_cache::{KvCache, KvCacheOptions},
     models::VisionLanguageModel,
     nn::mlx_error,
@@ -32,42 +23,7 @@ use crate::{
     rope::Positions,
     sampler::Sampler,
     text_stream::TextStream,
-    tokenizer::Tokenizer,
 };
-
-/// A request as the engine takes it: everything is owned, so that it can change threads.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) prompt: Prompt,
-    /// Receives the numbers of the images whose patches are needed.
-    pub(crate) wanted: SyncSender<Vec<usize>>,
-    /// The identity of the model, for keys.
-    pub(crate) model: Digest,
-    pub(crate) caches: Arc<Caches>,
-    /// How keys and values are kept.
-    pub(crate) kv_cache: KvCacheOptions,
-    /// Most tokens of a guess at what follows; 0 makes none.
-    pub(crate) prompt_lookup_tokens: usize,
-    pub(crate) params: GenerateParams,
-    /// What the answer is held to, if it has a form.
-    pub(crate) grammar: Option<Grammar>,
-    /// Tells calls from text, if there may be calls.
-    pub(crate) calls: Option<CallReader>,
-    pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
-    pub(crate) prefill_step_tokens: usize,
-    /// Most answers of the model that are made at a time.
-    pub(crate) max_batch: usize,
-    /// Its place among the requests in flight; dropping it makes room for another.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
-    /// The memory that it was promised.
-    pub(crate) reservation: Reservation,
-    pub(crate) events: UnboundedSender<CoreResult<Event>>,
-    pub(crate) recorder: Arc<dyn Recorder>,
-    /// Reports the generation when it is taken out, or dropped with the job.
-    pub(crate) timer: Option<GenerationTimer>,
-    pub(crate) started: Instant,
-}
 
 /// Most tokens of a prompt that are read at a time while others wait for their next token.
 const SHARED_STEP_TOKENS: usize = 512;
@@ -450,158 +406,11 @@ impl Generation {
         self.job.send(Event::Progress(Progress::new(Stage::Prefill, end as u64, total as u64)));
         Ok(status)
     }
-
-    /// Takes the next token, and sends what it means. Nothing may follow it if the answer `ends` with it.
-    /// `caches` are its own once they are asked for.
-    ///
-    /// # Errors
-    /// What went wrong; the caller sends it as the end of the stream.
-    pub(crate) fn take(
-        &mut self,
-        token: u32,
-        ends: bool,
-        caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
-    ) -> Result<Status> {
-        let last = self.is_last();
-        if let Some(timer) = &mut self.job.timer {
-            timer.token();
-        }
-        self.first_token.get_or_insert_with(Instant::now);
-        self.completion_tokens += 1;
-        self.units.push(Unit::Token(token));
-        let ended = match (ends, last) {
-            (true, _) => Some(FinishReason::Stop),
-            (false, true) => Some(FinishReason::Length),
-            (false, false) => None,
-        };
-        match self.read_token(token, ended)? {
-            Some(reason) => self.end(reason, caches),
-            None => Ok(Status::Running),
-        }
-    }
-
-    /// Sends the text of `token`, with which the answer may have `ended`; returns why it ends, if it does.
-    fn read_token(
-        &mut self,
-        token: u32,
-        ended: Option<FinishReason>,
-    ) -> Result<Option<FinishReason>> {
-        if self.job.stop_tokens.contains(&token) {
-            return self.finish(FinishReason::Stop).map(Some);
-        }
-        let piece = {
-            let mut span = Span::enter(&*self.job.recorder, Phase::Detokenise);
-            span.units(1);
-            self.text.push(&self.job.tokenizer, token)?
-        };
-        if let Some(piece) = piece
-            && self.say(&piece)
-        {
-            return Ok(Some(FinishReason::Stop));
-        }
-        ended.map(|reason| self.finish(reason)).transpose()
-    }
-
-    /// Sends `piece` as far as no stop text begins in it; returns whether one was found.
-    fn say(&mut self, piece: &str) -> bool {
-        let matched = self.stop.push(piece);
-        self.deliver(matched.text);
-        matched.stopped
-    }
-
-    /// Sends `text`, or the calls that are in it.
-    fn deliver(&mut self, text: String) {
-        if text.is_empty() {
-            return;
-        }
-        match &mut self.job.calls {
-            None => self.job.send(Event::Text(text)),
-            Some(reader) => {
-                let said = reader.push(&text);
-                self.job.send_all(said);
-            }
-        }
-    }
-
-    /// Sends what was held back; returns why the answer ends.
-    fn finish(&mut self, reason: FinishReason) -> Result<FinishReason> {
-        if let Some(rest) = self.text.finish(&self.job.tokenizer)?
-            && self.say(&rest)
-        {
-            return Ok(FinishReason::Stop);
-        }
-        let held = self.stop.finish();
-        self.deliver(held);
-        Ok(reason)
-    }
-
-    fn end(
-        &mut self,
-        reason: FinishReason,
-        caches: &dyn Fn() -> mlx_rs::error::Result<Vec<KvCache>>,
-    ) -> Result<Status> {
-        self.keep_prefix(&caches().map_err(|e| mlx_error("decode", &e))?);
-        let mut calls = 0;
-        if let Some(mut reader) = self.job.calls.take() {
-            let said = reader.finish();
-            self.job.send_all(said);
-            calls = reader.calls();
-        }
-        let reason = match reason {
-            FinishReason::Stop if calls > 0 => FinishReason::ToolCalls,
-            reason => reason,
-        };
-        let mut usage = Usage::new(self.job.prompt.ids.len(), self.completion_tokens);
-        usage.image_tokens = self.job.prompt.image_tokens;
-        usage.cached_tokens = self.reused;
-        let now = Instant::now();
-        let first = self.first_token.unwrap_or(now);
-        let completion = Completion::new(reason, usage)
-            .with_times(first - self.job.started, now.saturating_duration_since(first));
-        // Before the end is seen: who has seen it may ask for the report, or again, at once.
-        drop((self.job.timer.take(), self.job.place.take()));
-        self.job.report_memory();
-        self.job.send(Event::End(completion));
-        Ok(Status::Done)
-    }
 }
 
 /// Says that something could not be kept, which costs the next request time and this one nothing.
 fn forgotten(what: &str, kept: mlx_rs::error::Result<()>) {
     if let Err(error) = kept {
         tracing::warn!(what, error = error.what(), "not kept in the cache");
-    }
-}
-
-impl Job {
-    /// Sends an event; a stream that nobody reads any more is noticed at the next step.
-    fn send(&self, event: Event) {
-        let _ = self.events.send(Ok(event));
-    }
-
-    fn send_all(&self, said: Vec<Said>) {
-        for said in said {
-            self.send(match said {
-                Said::Text(text) => Event::Text(text),
-                Said::Call(call) => Event::ToolCall(call),
-            });
-        }
-    }
-
-    fn report_memory(&self) {
-        if !self.recorder.enabled() {
-            return;
-        }
-        let readings = [
-            (Gauge::MlxActiveBytes, mlx_rs::memory::active_memory()),
-            (Gauge::MlxPeakBytes, mlx_rs::memory::peak_memory()),
-            (Gauge::MlxCacheBytes, mlx_rs::memory::cache_memory()),
-        ];
-        for (gauge, reading) in readings {
-            if let Ok(bytes) = reading {
-                self.recorder.gauge(gauge, bytes as u64);
-            }
-        }
-        self.caches.report_to(&*self.recorder);
     }
 }

@@ -6,20 +6,15 @@ usage: text.py [--out testdata/families] [NAME ..]
 Needs mlx-lm 0.32.2 with MLX 0.32.4 and transformers 5.23.0, on a CPU. testdata/families/README.md describes what
 is written.
 """
-import argparse
 import importlib
 import json
-import pathlib
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from transformers import PreTrainedTokenizerFast
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-GOLDEN = ROOT / "testdata/golden/tiny_fp32"
-STEPS = 8
+import fixture
+
 # Where the first seed says one token only.
 SEEDS = {"gemma3_text": 2}
 # What most of them share; hidden sizes are groups of 64, so that everything can be packed.
@@ -87,23 +82,20 @@ TEMPLATE = (
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello there"}]
 
 
-def randomise(model, seed, gemma):
-    """Fills every parameter with noise in bfloat16; norms are noise around what keeps their input."""
-    mx.random.seed(seed)
+def scale(config):
+    """Returns how large noise is: norms are noise around what keeps their input."""
+    gemma = config["model_type"].startswith("gemma")
 
-    def fill(path, value):
-        noise = mx.random.normal(value.shape)
+    def scaled(path, value, noise):
         if "norm" in path and value.ndim == 1:
-            value = 0.2 * noise + (0 if gemma else 1)
-        elif value.ndim == 1:
-            value = 0.2 * noise
-        elif "embed" in path:
-            value = (0.06 if gemma else 0.3) * noise
-        else:
-            value = noise * (1.5 / value.shape[-1] ** 0.5)
-        return value.astype(mx.bfloat16)
+            return 0.2 * noise + (0 if gemma else 1)
+        if value.ndim == 1:
+            return 0.2 * noise
+        if "embed" in path:
+            return (0.06 if gemma else 0.3) * noise
+        return noise * (1.5 / value.shape[-1] ** 0.5)
 
-    model.update(tree_map_with_path(fill, model.parameters()))
+    return scaled
 
 
 def build(config):
@@ -114,59 +106,33 @@ def build(config):
     return model
 
 
-def greedy(model, ids):
-    """Logits of the prompt, then greedy tokens and the logits that each was chosen from, in float32."""
+def compute(model, ids):
+    """Logits of the prompt, then greedy tokens and the logits that each was chosen from."""
     cache = make_prompt_cache(model)
-    whole = logits = model(mx.array([ids]), cache=cache)
-    tokens, rows = [], []
-    for _ in range(STEPS):
-        rows.append(logits[0, -1])
-        tokens.append(int(mx.argmax(rows[-1]).item()))
-        logits = model(mx.array([[tokens[-1]]]), cache=cache)
-    rows = mx.stack(rows)
-    top = mx.sort(rows, axis=-1)[:, -2:]
-    return {"logits": whole, "greedy": mx.array(tokens, mx.int32), "greedy_logits": rows}, float((top[:, 1] - top[:, 0]).min())
+    return fixture.greedy(model(mx.array([ids]), cache=cache), lambda token, _: model(token, cache=cache))
+
+
+def packs(path, module):
+    """What mlx-lm's converter packs: no router of experts."""
+    return hasattr(module, "to_quantized") and not path.endswith("mlp.gate")
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=pathlib.Path, default=ROOT / "testdata/families")
-    arguments.add_argument("names", nargs="*", default=list(FAMILIES))
-    arguments = arguments.parse_args()
-    for name in arguments.names:
+    out, names = fixture.arguments(__doc__, FAMILIES)
+    for name in names:
         config = COMMON | FAMILIES[name]
-        folder = arguments.out / name
-        folder.mkdir(parents=True, exist_ok=True)
         model = build(config)
-        randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0), config["model_type"].startswith("gemma"))
-        mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        (folder / "tokenizer.json").write_bytes((GOLDEN / "tokenizer.json").read_bytes())
-        about = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "chat_template": TEMPLATE,
+        fixture.randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0), scale(config))
+        files = {
+            "config.json": json.dumps(config, indent=1) + "\n",
+            "tokenizer.json": (fixture.GOLDEN / "tiny_fp32/tokenizer.json").read_text(),
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-        prompt = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        expected = {"input_ids": mx.array([ids], mx.int32)}
-        gaps = []
-        for prefix in ["", "q4_"]:
-            if prefix:
-                # From bfloat16, as converters do; what they keep as floats is computed in float32.
-                model.set_dtype(mx.bfloat16)
-                nn.quantize(model, 64, 4, class_predicate=lambda path, m: hasattr(m, "to_quantized") and not path.endswith("mlp.gate"))
-            model.set_dtype(mx.float32)
-            run, gap = greedy(model, ids)
-            expected |= {prefix + key: value for key, value in run.items()}
-            gaps.append(gap)
-        expected.pop("q4_logits")
-        mx.save_safetensors(str(arguments.out / f"{name}.safetensors"), expected, {"prompt": prompt})
-        size = sum(f.stat().st_size for f in folder.iterdir()) + (arguments.out / f"{name}.safetensors").stat().st_size
-        print(name, f"{size / 1000:.0f} kB", len(ids), expected["greedy"].tolist(), expected["q4_greedy"].tolist(), "gaps", gaps)
+        tensors = dict(tree_flatten(model.parameters()))
+
+        def prepare(prompt):
+            return prompt, lambda ids: compute(model, ids)
+
+        fixture.write(out, name, model, tensors, files, TEMPLATE, MESSAGES, prepare, packs)
 
 
 if __name__ == "__main__":

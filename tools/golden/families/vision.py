@@ -6,27 +6,25 @@ usage: vision.py [--out testdata/families] [NAME ..]
 Needs mlx-vlm 0.7.10 with MLX 0.32.4, transformers 5.23.0 and Pillow 13.0.0, on a CPU. testdata/families/README.md
 describes what is written.
 """
-import argparse
 import importlib
 import json
-import pathlib
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_vlm.models import gemma3
 from mlx_vlm.models.idefics3.processing_idefics3 import get_image_prompt_string
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import Qwen3VLImageProcessor
 from PIL import Image
-from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-GOLDEN = ROOT / "testdata/golden"
+import fixture
+from fixture import GOLDEN
+
 IMAGE = "<image>"
 # What the template writes for an image, where that is not what Qwen-VL has.
 MARKERS = {"gemma3": "<start_of_image>", "llava": IMAGE, "idefics3": IMAGE}
@@ -38,7 +36,6 @@ TOKENS = {
     + [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)],
 }
 PICTURE = GOLDEN / "a_220x150.png"
-STEPS = 8
 # Where the first seed leads to two logits that are nearly equal, or to one token only.
 SEEDS = {"gemma3": 4, "llava": 5, "qwen2_vl": 2, "qwen3_vl": 5, "qwen3_vl_moe": 4}
 TEXT = {
@@ -214,27 +211,21 @@ TEMPLATE = (
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]
 
 
-def randomise(model, seed, gemma):
-    """Fills every parameter with noise in bfloat16; norms are noise around what keeps their input."""
-    mx.random.seed(seed)
+def scale(name):
+    """Returns how large noise is: norms are noise around what keeps their input."""
 
-    def fill(path, value):
-        noise = mx.random.normal(value.shape)
+    def scaled(path, value, noise):
+        # Gemma's norms are stored as their distance from 1, and its embeddings are multiplied; not those of the tower.
+        gemma = name == "gemma3" and "vision" not in path
         if "norm" in path and path.endswith("weight") and value.ndim == 1:
-            # Gemma's are stored as their distance from 1, but for those of the tower.
-            value = 0.2 * noise + (0 if gemma and "vision" not in path else 1)
-        elif value.ndim == 1:
-            value = 0.2 * noise
-        elif "embed" in path and value.ndim == 2:
-            value = (0.06 if gemma and "vision" not in path else 0.3) * noise
-        else:
-            value = noise * (1.5 / (value.size / value.shape[-2 if "experts" in path else 0]) ** 0.5)
-        return value.astype(mx.bfloat16)
+            return 0.2 * noise + (0 if gemma else 1)
+        if value.ndim == 1:
+            return 0.2 * noise
+        if "embed" in path and value.ndim == 2:
+            return (0.06 if gemma else 0.3) * noise
+        return noise * (1.5 / (value.size / value.shape[-2 if "experts" in path else 0]) ** 0.5)
 
-    model.update(tree_map_with_path(fill, model.parameters()))
-    if gemma:
-        # The head is the embedding, of which mlx-vlm has a copy.
-        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+    return scaled
 
 
 def build(config):
@@ -295,8 +286,8 @@ def qwen_inputs(processor, prompt):
     return prompt, {"pixel_values": mx.array(np.array(made["pixel_values"])), "image_grid_thw": mx.array(grid)}
 
 
-def greedy(model, ids, given):
-    """Logits of the prompt, then greedy tokens and the logits that each was chosen from, in float32."""
+def compute(model, ids, given):
+    """Logits of the prompt, then greedy tokens and the logits that each was chosen from; features and positions."""
     cache = make_prompt_cache(model.language_model)
     read = model.get_input_embeddings(mx.array([ids]), mask=mx.ones((1, len(ids))), **given)
     rest = {key: value for key, value in read.to_dict().items() if value is not None}
@@ -307,20 +298,16 @@ def greedy(model, ids, given):
         runs = np.cumsum(np.diff(image, prepend=False) != 0)
         sees = np.tri(len(ids), dtype=bool) | (image[:, None] & (runs[:, None] == runs[None]))
         rest["mask"] = mx.array(sees)[None, None]
-    whole = logits = model.language_model(mx.array([ids]), cache=cache, **rest).logits
-    tokens, rows = [], []
-    for step in range(STEPS):
-        rows.append(logits[0, -1])
-        tokens.append(int(mx.argmax(rows[-1]).item()))
+
+    def following(token, step):
         at = {"position_ids": mx.full((3, 1, 1), len(ids) + step + delta, mx.int32)} if "position_ids" in rest else {}
-        logits = model.language_model(mx.array([[tokens[-1]]]), cache=cache, **at).logits
-    rows = mx.stack(rows)
-    top = mx.sort(rows, axis=-1)[:, -2:]
-    made = {"logits": whole, "greedy": mx.array(tokens, mx.int32), "greedy_logits": rows}
-    places = {}
+        return model.language_model(token, cache=cache, **at).logits
+
+    made, gap = fixture.greedy(model.language_model(mx.array([ids]), cache=cache, **rest).logits, following)
+    before = {"features": features(model, ids, given)}
     if "position_ids" in rest:
-        places = {"position_ids": rest["position_ids"].astype(mx.int32).reshape(3, -1), "rope_delta": mx.array([delta], mx.int32)}
-    return made, places, float((top[:, 1] - top[:, 0]).min())
+        before |= {"position_ids": rest["position_ids"].astype(mx.int32).reshape(3, -1), "rope_delta": mx.array([delta], mx.int32)}
+    return before | made, gap
 
 
 def features(model, ids, given):
@@ -344,51 +331,28 @@ def packs(path, module):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--out", type=pathlib.Path, default=ROOT / "testdata/families")
-    arguments.add_argument("names", nargs="*", default=list(FAMILIES))
-    arguments = arguments.parse_args()
-    for name in arguments.names:
+    out, names = fixture.arguments(__doc__, FAMILIES)
+    for name in names:
         config, processor = FAMILIES[name]["config"], FAMILIES[name]["processor"]
-        folder = arguments.out / name
-        folder.mkdir(parents=True, exist_ok=True)
         model = build(config)
-        randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0), name == "gemma3")
+        fixture.randomise(model, sum(map(ord, name)) + SEEDS.get(name, 0), scale(name))
         tensors = dict(tree_flatten(model.parameters()))
         if name == "gemma3":
+            # The head is the embedding, of which mlx-vlm has a copy.
+            model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
             tensors.pop("language_model.lm_head.weight")
-        mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "mlx"})
-        (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}, indent=1) + "\n")
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
-        (folder / "tokenizer.json").write_text(tokenizer_json(name))
-        about = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "chat_template": TEMPLATE.replace(WRAPPED, MARKERS.get(name, WRAPPED)),
+        files = {
+            "config.json": json.dumps(config | {"torch_dtype": "bfloat16"}, indent=1) + "\n",
+            "preprocessor_config.json": json.dumps(processor, indent=1) + "\n",
+            "tokenizer.json": tokenizer_json(name),
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=1) + "\n")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-        prompt = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-        prompt, given = inputs(config, processor, prompt)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        expected = {"input_ids": mx.array([ids], mx.int32)}
-        gaps = []
-        for prefix in ["", "q4_"]:
-            if prefix:
-                # From bfloat16, as converters do; what they keep as floats is computed in float32.
-                model.set_dtype(mx.bfloat16)
-                nn.quantize(model, 64, 4, class_predicate=packs)
-            model.set_dtype(mx.float32)
-            run, places, gap = greedy(model, ids, given)
-            if not prefix:
-                expected |= {"features": features(model, ids, given)} | places
-            expected |= {prefix + key: value for key, value in run.items()}
-            gaps.append(gap)
-        expected.pop("q4_logits")
-        mx.save_safetensors(str(arguments.out / f"{name}.safetensors"), expected, {"prompt": prompt})
-        size = sum(f.stat().st_size for f in folder.iterdir()) + (arguments.out / f"{name}.safetensors").stat().st_size
-        print(name, f"{size / 1000:.0f} kB", len(ids), expected["greedy"].tolist(), expected["q4_greedy"].tolist(), "gaps", gaps)
+        template = TEMPLATE.replace(WRAPPED, MARKERS.get(name, WRAPPED))
+
+        def prepare(prompt):
+            prompt, given = inputs(config, processor, prompt)
+            return prompt, lambda ids: compute(model, ids, given)
+
+        fixture.write(out, name, model, tensors, files, template, MESSAGES, prepare, packs)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ use vision_preproc::Grid;
 use super::{
     qwen_vl, qwen2,
     text_config::Defaults,
-    vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, patch_places, rotation},
+    vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, frame_rotation},
     vlm::{self, Family, TowerConfig},
 };
 use crate::{
@@ -145,8 +145,7 @@ impl Tower {
 impl vlm::Tower for Tower {
     fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array> {
         let merge = self.config.spatial_merge_size;
-        let places = (0..grid.h * grid.w).map(|i| patch_places(i, grid.w, merge as usize));
-        let rotation = rotation(self.config.heads().dim, places)?;
+        let rotation = frame_rotation(self.config.heads().dim, grid, merge as usize)?;
 
         let x = self.patch_embed.forward(patches)?;
         let x = x.reshape(&[grid.t as i32, -1, self.config.embed_dim])?; // [T, N, E]

@@ -20,7 +20,7 @@ use super::{
     decoder::{Axes, Spec},
     qwen_vl, qwen3,
     text_config::Defaults,
-    vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, patch_places, rotation},
+    vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, frame_rotation, patch_places},
     vlm::{self, Family, TowerConfig},
 };
 use crate::{
@@ -110,6 +110,11 @@ impl Config {
     /// Values of the patches that become one feature.
     fn group(&self) -> i32 {
         self.hidden_size * self.spatial_merge_size * self.spatial_merge_size
+    }
+
+    /// Rows, and columns, of learned positions.
+    fn position_side(&self) -> i32 {
+        f64::from(self.num_position_embeddings).sqrt() as i32
     }
 }
 
@@ -223,18 +228,10 @@ fn between(at: usize, length: usize, side: i32) -> [(i32, f32); 2] {
     [(low, 1.0 - share), ((low + 1).min(side - 1), share)]
 }
 
-impl Config {
-    /// Rows, and columns, of learned positions.
-    fn position_side(&self) -> i32 {
-        f64::from(self.num_position_embeddings).sqrt() as i32
-    }
-}
-
 impl vlm::Tower for Tower {
     fn encode(&self, patches: &Array, grid: Grid) -> MlxResult<Array> {
         let merge = self.config.spatial_merge_size as usize;
-        let places = (0..grid.h * grid.w).map(|i| patch_places(i, grid.w, merge));
-        let rotation = rotation(self.config.heads().dim, places)?;
+        let rotation = frame_rotation(self.config.heads().dim, grid, merge)?;
 
         let x = self.patch_embed.forward(patches)?;
         let x = x.reshape(&[grid.t as i32, -1, self.config.hidden_size])?; // [T, N, E]

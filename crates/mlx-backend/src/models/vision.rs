@@ -18,7 +18,7 @@ mod windows;
 pub(super) use self::{
     attention::{Attention, Heads, Pass},
     encoder::{Encoder, EncoderSpec, Names},
-    patches::{PatchEmbed, patch_places, rotation},
+    patches::{PatchEmbed, frame_rotation, patch_places, rotation},
     vit::{Vit, VitConfig},
     windows::Windows,
 };

@@ -55,7 +55,9 @@ impl Attention {
         let qkv = Joined::load(scope, &parts, hidden, spec.attention_bias)?;
         let out = scope.sub("o_proj");
         let norm = |name| spec.norm(&scope.sub(name), d);
+        let rope = layer.rope.rope(backend);
         Ok(Self {
+            row: own_kernel(spec, layer, &rope, scope, backend)?,
             qkv: qkv.with_row(scope, spec.eps, epilogue)?,
             o_proj: match (
                 spec.output_bias,
@@ -69,7 +71,7 @@ impl Attention {
                 true => Some((norm("q_norm")?, norm("k_norm")?)),
                 false => None,
             },
-            rope: layer.rope.rope(backend),
+            rope,
             heads,
             key_value_heads,
             head_dim: d,
@@ -79,7 +81,6 @@ impl Attention {
                 window: layer.window,
                 together: false,
             },
-            row: own_kernel(spec, layer, scope, backend)?,
         })
     }
 
@@ -167,6 +168,7 @@ impl Attention {
 fn own_kernel(
     spec: &Spec,
     layer: &LayerSpec,
+    rope: &Rope,
     scope: &Scope<'_>,
     backend: Backend,
 ) -> Result<Option<OwnKernel>> {
@@ -190,7 +192,7 @@ fn own_kernel(
             key_heads: key_value_heads as usize,
             d: d as usize,
             scale: spec.attention_scale,
-            frequencies: layer.rope.rope(backend).frequencies().to_vec(),
+            frequencies: rope.frequencies().to_vec(),
         }))),
         _ => Ok(None),
     }

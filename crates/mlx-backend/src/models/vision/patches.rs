@@ -1,6 +1,7 @@
 //! Patches as a tower first sees them, and where they stand in the image.
 
 use mlx_rs::{Array, Dtype, error::Result as MlxResult, ops};
+use vision_preproc::Grid;
 
 use crate::{
     LoadError, Result,
@@ -78,6 +79,15 @@ pub(in crate::models) fn patch_places(
     let (cell, inner) = (patch / (merge * merge), patch % (merge * merge));
     let cells = columns / merge;
     (cell / cells * merge + inner / merge, cell % cells * merge + inner % merge)
+}
+
+/// As [`rotation`], of all patches of a frame of `grid` in the order in which they come.
+pub(in crate::models) fn frame_rotation(
+    head_dim: i32,
+    grid: Grid,
+    merge: usize,
+) -> MlxResult<(Array, Array)> {
+    rotation(head_dim, (0..grid.h * grid.w).map(|patch| patch_places(patch, grid.w, merge)))
 }
 
 /// Cosines and sines `[N, D]` of patches at rows and columns `places`: half of the angles turn with the
