@@ -6,6 +6,9 @@ mod chat;
 mod check_image;
 mod conformance;
 mod documents;
+#[cfg(target_os = "linux")]
+mod faults;
+mod hub;
 mod interrupts;
 mod memory;
 mod models;

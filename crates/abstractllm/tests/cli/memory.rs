@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::run;
 
 /// Writes a bitmap of `side` x `side` pixels, without rows of padding if `side` is a multiple of 4.
-fn write_bitmap(path: &Path, side: u32) {
+pub(crate) fn write_bitmap(path: &Path, side: u32) {
     let bytes = 54 + side * side * 3;
     let mut file = b"BM".to_vec();
     for number in [bytes, 0, 54, 40, side, side, 24 << 16 | 1, 0, side * side * 3, 2835, 2835, 0, 0]

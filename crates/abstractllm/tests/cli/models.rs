@@ -2,97 +2,32 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    thread,
+    io::Write,
 };
 
 use nix::pty::openpty;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::{Run, program, repository};
+use crate::{
+    Run,
+    hub::{COMMIT, Place, source},
+    program, repository,
+};
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// A cache, and a hub with one model: `org/tiny`.
-struct Place {
-    cache: tempfile::TempDir,
-    hub: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let hub = format!("http://{}", listener.local_addr().unwrap());
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                // A client that is gone needs no answer.
-                let _ = answer(stream.unwrap());
-            }
-        });
-        Self { cache: tempfile::tempdir().unwrap(), hub }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        let mut command = program(["models"].iter().chain(arguments));
-        command.env("HF_HUB_CACHE", self.cache.path()).env("HF_ENDPOINT", &self.hub);
-        for name in
-            ["HF_HUB_OFFLINE", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
-        {
-            command.env_remove(name);
-        }
-        command.output().unwrap().into()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let listed = self.run(&["list", "--json"]).json();
-        let models = listed["models"].as_array().unwrap().iter();
-        models.map(|model| model["name"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-fn source() -> PathBuf {
-    repository("testdata/golden/tiny_q4").into()
-}
-
-fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().unwrap_or(Ok(String::new()))?;
-    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-    let path = first.split(' ').nth(1).unwrap_or_default();
-    let files = fs::read_dir(source())?.map(|entry| entry.unwrap().path());
-    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    let body = match path.strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/")) {
-        _ if path == "/api/models/org/tiny/revision/main?blobs=true" => {
-            let siblings = files.map(|path| {
-                let bytes = fs::read(&path).unwrap();
-                let digest = Sha256::digest(&bytes);
-                let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                json!({"rfilename": name(&path), "lfs": {"sha256": hash, "size": bytes.len()}})
-            });
-            let siblings: Vec<Value> = siblings.collect();
-            Some(json!({"sha": COMMIT, "siblings": siblings}).to_string().into_bytes())
-        }
-        Some(file) => fs::read(source().join(file)).ok(),
-        None => None,
-    };
-    let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
-    let body = body.unwrap_or_default();
-    let length = body.len();
-    write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")?;
-    stream.write_all(&body)
+fn names(place: &Place) -> Vec<String> {
+    let listed = place.run(&["list", "--json"]).json();
+    let models = listed["models"].as_array().unwrap().iter();
+    models.map(|model| model["name"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn a_model_comes_is_described_and_goes() {
     let place = Place::new();
-    assert_eq!(place.names(), ["tiny-vl"]);
+    assert_eq!(names(&place), ["tiny-vl"]);
     let pulled = place.run(&["pull", "org/tiny"]);
     let snapshot = place.cache.path().join("models--org--tiny/snapshots").join(COMMIT);
     assert!(pulled.ok().ends_with(&format!(", in {}\n", snapshot.display())), "{pulled:?}");
-    assert_eq!(place.names(), ["tiny-vl", "org/tiny"]);
+    assert_eq!(names(&place), ["tiny-vl", "org/tiny"]);
 
     let info = place.run(&["info", "org/tiny", "--json"]).json();
     assert_eq!(info["family"], "qwen2_5_vl");
@@ -112,10 +47,10 @@ fn a_model_comes_is_described_and_goes() {
 
     // Nobody is there to be asked.
     place.run(&["rm", "org/tiny"]).fails(1, "give --yes");
-    assert_eq!(place.names(), ["tiny-vl", "org/tiny"]);
+    assert_eq!(names(&place), ["tiny-vl", "org/tiny"]);
     let removed = place.run(&["rm", "--yes", "org/tiny", "--json"]).json();
     assert_eq!(removed, json!({"removed": ["org/tiny"], "freed_bytes": info["bytes"]}));
-    assert_eq!(place.names(), ["tiny-vl"]);
+    assert_eq!(names(&place), ["tiny-vl"]);
     place.run(&["rm", "--yes", "org/tiny"]).fails(1, "no model `org/tiny` in the cache");
 }
 
@@ -148,7 +83,7 @@ fn nothing_outside_of_the_cache_is_removed() {
     place.run(&["pull", "org/tiny"]).ok();
     // All or nothing.
     place.run(&["rm", "--yes", "org/tiny", "org/../.."]).fails(1, "no model `org/../..`");
-    assert_eq!(place.names(), ["tiny-vl", "org/tiny"]);
+    assert_eq!(names(&place), ["tiny-vl", "org/tiny"]);
     assert!(folder.path().join("config.json").exists());
 }
 
@@ -195,8 +130,8 @@ fn a_person_is_asked_before_a_model_goes() {
     };
     let kept = remove(b"no\n");
     assert!(kept.stderr.starts_with("remove org/tiny, "), "{kept:?}");
-    assert_eq!((kept.code, place.names().len()), (0, 2));
+    assert_eq!((kept.code, names(&place).len()), (0, 2));
     let gone = remove(b"y\n");
     assert!(gone.stderr.contains("? [y/N] removed org/tiny, "), "{gone:?}");
-    assert_eq!((gone.code, place.names().len()), (0, 1));
+    assert_eq!((gone.code, names(&place).len()), (0, 1));
 }

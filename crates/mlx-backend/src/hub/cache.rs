@@ -77,6 +77,10 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.folder.join("refs").join(revision);
+        // A cache that is complete may be one that cannot be written.
+        if fs::read_to_string(&path).is_ok_and(|noted| noted == commit) {
+            return Ok(());
+        }
         create_dir(path.parent().expect("a file in a folder"))?;
         let new = self.temporary();
         fs::write(&new, commit)
