@@ -3,11 +3,13 @@
 //! ```text
 //! preproc peers [--rounds N] [--no-torch] [--dry]    compare, and write the tables into docs/performance.md
 //! preproc threads [--rounds N] [IMAGE...]            two images on two threads beside two on one
+//! preproc floors IMAGE                               the stages of a letterbox, each by itself
 //! preproc worker NAME [LIBJPEG]                      answer lines; see worker.rs
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod compare;
+mod floors;
 mod job;
 mod libjpeg;
 mod ours;
@@ -26,6 +28,7 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 const USAGE: &str = "\
 usage: preproc peers [--rounds N] [--no-torch] [--dry]
        preproc threads [--rounds N] [IMAGE...]
+       preproc floors IMAGE
 
   --rounds N   runs of each job by each peer (15), or pairs of runs (200)
   --no-torch   leave out what needs torch, five gigabytes on Linux
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["worker", name, ref rest @ ..] => worker::answer(name, rest.first().copied()),
         ["threads", ref rest @ ..] => threads::compare(rest),
+        ["floors", image] => floors::print(image),
         ["peers", ref rest @ ..] => {
             run::Options::parse(rest).and_then(|options| run::peers(&options))
         }

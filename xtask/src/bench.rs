@@ -34,6 +34,11 @@ pub(crate) fn peers(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin preproc -- peers").args(options))
 }
 
+/// Each stage of a letterbox by itself, and the whole.
+pub(crate) fn floors(options: &[&str]) -> Result {
+    run(cargo("run --release -p benches --bin preproc -- floors").args(options))
+}
+
 /// Two images on two threads beside two on one.
 pub(crate) fn threads(options: &[&str]) -> Result {
     run(cargo("run --release -p benches --bin preproc -- threads").args(options))

@@ -30,6 +30,8 @@ usage: cargo xtask TASK
                  installs them below target/ and needs the network the first time
   bench preproc --threads [--rounds N] [IMAGE...]
                  two images on two threads beside two on one
+  bench preproc --floors IMAGE
+                 the stages of a letterbox of IMAGE, each by itself
   bench cache FOLDER [--peers] [OPTION...]
                  the second question about a picture to the checkpoint in FOLDER, beside mlx-vlm
   bench checkpoint GEOMETRY FOLDER
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["crates", "--alone"] => alone::build(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),
         ["bench", "preproc", "--threads", ref options @ ..] => bench::threads(options),
+        ["bench", "preproc", "--floors", ref options @ ..] => bench::floors(options),
         ["bench", "checkpoint", ref options @ ..] => bench::checkpoint(options),
         ["bench", "generate", ref options @ ..] => bench::generate(options),
         ["bench", "cache", ref options @ ..] => bench::cache(options),

@@ -1,10 +1,10 @@
 //! Several images at once.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use crate::{Error, ImageProcessor, Input, Patches, PixelBudget, Workspace};
+use crate::{Element, Error, Grid, ImageProcessor, Input, Patches, PixelBudget, Workspace};
 
 impl ImageProcessor {
     /// Processes `inputs` side by side, one thread for each workspace; results come in the order of the inputs, and
@@ -33,25 +33,57 @@ impl ImageProcessor {
         budget: &PixelBudget,
         workspaces: &mut [Workspace],
     ) -> Vec<Result<Patches, Error>> {
-        assert!(inputs.is_empty() || !workspaces.is_empty(), "no workspace for {}", inputs.len());
-        let results: Vec<_> = inputs.iter().map(|_| OnceLock::new()).collect();
-        let next = AtomicUsize::new(0);
-        let work = |workspace: &mut Workspace| {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(&input) = inputs.get(at) else { break };
-                // No other thread gets this number.
-                let _ = results[at].set(self.patches(input, budget, workspace));
-            }
-        };
-        thread::scope(|scope| {
-            let mut workspaces = workspaces.iter_mut().take(inputs.len());
-            let own = workspaces.next();
-            for workspace in workspaces {
-                scope.spawn(|| work(workspace));
-            }
-            own.map(work);
-        });
-        results.into_iter().map(|result| result.into_inner().expect("all were processed")).collect()
+        in_turns(inputs.len(), workspaces, |at, workspace| {
+            self.patches(inputs[at], budget, workspace)
+        })
     }
+
+    /// The same into memory of the caller, a buffer for each input: nothing is allocated once workspaces have seen such
+    /// images. [`plan`](Self::plan) says how long a buffer must be.
+    ///
+    /// # Panics
+    /// If there are inputs and no workspace, or not as many buffers as inputs.
+    pub fn process_batch_into<T: Element>(
+        &self,
+        inputs: &[Input<'_>],
+        budget: &PixelBudget,
+        workspaces: &mut [Workspace],
+        outputs: &mut [&mut [T]],
+    ) -> Vec<Result<Grid, Error>> {
+        assert_eq!(inputs.len(), outputs.len(), "inputs and buffers");
+        let outputs: Vec<_> = outputs.iter_mut().map(|output| Mutex::new(&mut **output)).collect();
+        in_turns(inputs.len(), workspaces, |at, workspace| {
+            // Nobody else has this number, so nobody has held the lock.
+            let mut output = outputs[at].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.process_into(inputs[at], budget, workspace, &mut output)
+        })
+    }
+}
+
+/// Does `work` for the numbers below `count`, one thread for each workspace, and has the results in their order.
+fn in_turns<R: Send + Sync>(
+    count: usize,
+    workspaces: &mut [Workspace],
+    work: impl Fn(usize, &mut Workspace) -> R + Sync,
+) -> Vec<R> {
+    assert!(count == 0 || !workspaces.is_empty(), "no workspace for {count}");
+    let results: Vec<_> = (0..count).map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let thread = |workspace: &mut Workspace| {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(result) = results.get(at) else { break };
+            // No other thread gets this number.
+            let _ = result.set(work(at, workspace));
+        }
+    };
+    thread::scope(|scope| {
+        let mut workspaces = workspaces.iter_mut().take(count);
+        let own = workspaces.next();
+        for workspace in workspaces {
+            scope.spawn(|| thread(workspace));
+        }
+        own.map(thread);
+    });
+    results.into_iter().map(|result| result.into_inner().expect("all were processed")).collect()
 }

@@ -35,6 +35,10 @@ mod pipeline;
 mod presets;
 mod processor;
 mod resize;
+/// What only benches call.
+#[cfg(feature = "stages")]
+#[doc(hidden)]
+pub mod stages;
 mod steps;
 mod workspace;
 

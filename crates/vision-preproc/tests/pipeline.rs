@@ -231,6 +231,18 @@ fn a_batch_gives_what_one_after_the_other_gives_in_the_same_order() {
             assert!(found.as_ref().ok() == expected.as_ref().ok(), "{threads} threads");
         }
         assert_eq!(found.len(), expected.len());
+        let len = |patches: &Patches| patches.values.len();
+        let mut values: Vec<Vec<f32>> = expected
+            .iter()
+            .map(|expected| vec![0.5; expected.as_ref().map_or(1176, len)])
+            .collect();
+        let mut outputs: Vec<&mut [f32]> =
+            values.iter_mut().map(|values| &mut values[..]).collect();
+        let grids = processor.process_batch_into(&inputs, &budget, &mut workspaces, &mut outputs);
+        for ((grid, values), expected) in grids.iter().zip(&values).zip(&expected) {
+            assert_eq!(grid.as_ref().ok(), expected.as_ref().ok().map(|patches| &patches.grid));
+            assert!(expected.as_ref().map_or(true, |expected| *values == expected.values));
+        }
     }
     assert!(processor.process_batch(&[], &budget, &mut []).is_empty());
 }

@@ -18,6 +18,8 @@ mod webp;
 pub use exif::Orientation;
 #[cfg(fuzzing)]
 pub use jpeg::compare_decoders;
+#[cfg(feature = "stages")]
+pub(crate) use jpeg::{Baseline, BaselineScratch};
 
 /// A file format that this crate decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

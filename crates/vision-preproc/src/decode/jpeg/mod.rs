@@ -8,6 +8,8 @@ mod oracle;
 mod tests;
 
 pub(super) use baseline::Scratch;
+#[cfg(feature = "stages")]
+pub(crate) use baseline::{Decoder as Baseline, Scratch as BaselineScratch};
 #[cfg(fuzzing)]
 pub use oracle::compare_decoders;
 

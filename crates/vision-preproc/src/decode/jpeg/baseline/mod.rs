@@ -222,14 +222,7 @@ impl<'a> Decoder<'a> {
         let blocks = self.frame.width.div_ceil(8 * h) * self.blocks.len();
         let mut at = 0;
         while at < blocks {
-            if self.until_restart == 0 {
-                let marker = 0xd0 + (self.restarts % 8) as u8;
-                self.scratch.scan.restart(self.file, marker)?;
-                let interval = self.frame.restart_interval * self.blocks.len();
-                self.until_restart = interval.min(self.until_end);
-                self.restarts += 1;
-                self.predictions = [0; 3];
-            }
+            self.restart_if_due()?;
             at += self.decode_group(at, GROUP.min(blocks - at))?;
         }
         if self.until_end == 0 {
@@ -246,6 +239,36 @@ impl<'a> Decoder<'a> {
         }
         self.mcu_rows += 1;
         Ok(())
+    }
+
+    /// Goes on behind the restart marker, if one must come now.
+    fn restart_if_due(&mut self) -> Result<(), Irregular> {
+        if self.until_restart == 0 {
+            let marker = 0xd0 + (self.restarts % 8) as u8;
+            self.scratch.scan.restart(self.file, marker)?;
+            let interval = self.frame.restart_interval * self.blocks.len();
+            self.until_restart = interval.min(self.until_end);
+            self.restarts += 1;
+            self.predictions = [0; 3];
+        }
+        Ok(())
+    }
+
+    /// Decodes all codes, and does nothing with the coefficients; returns how many blocks there were.
+    #[cfg(feature = "stages")]
+    pub(crate) fn skip(&mut self) -> Result<usize, Irregular> {
+        let blocks = self.until_end;
+        while self.until_end > 0 {
+            self.restart_if_due()?;
+            let Scratch { tables, scan, .. } = &mut *self.scratch;
+            let is_reduced = self.output.sides[0] < 8;
+            let layout = Scan { tables, blocks: &self.blocks, is_reduced };
+            let (left, each) = (self.until_restart, self.bytes_per_block);
+            let taken = scan.take(self.level, self.file, &layout, left, left, each)?.len();
+            self.until_restart -= taken;
+            self.until_end -= taken;
+        }
+        Ok(blocks)
     }
 
     /// Decodes at most `most` blocks of a row of MCUs from block `at` on into the planes; returns how many.
