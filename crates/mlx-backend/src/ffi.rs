@@ -3,8 +3,10 @@
 #![allow(unsafe_code, reason = "functions of C are declared and defined here")]
 
 mod attend;
+mod attend_rows;
 mod cuda_device;
 mod cuda_kernel;
+mod exp;
 mod host;
 mod matvec;
 mod packed;
@@ -22,6 +24,7 @@ use mlx_sys::mlx_array;
 
 pub(crate) use self::{
     attend::HostAttend,
+    attend_rows::host_attention,
     cuda_device::{CudaDevice, cuda_device},
     cuda_kernel::{CudaKernel, CudaSource},
     host::{After, HostLinear, HostWeight, host_linear},

@@ -9,16 +9,15 @@ use mlx_rs::{
 use rayon::prelude::*;
 
 use super::{
+    exp::{LANES, exponentials},
     host::{f32s, normalised},
-    matvec::Level,
+    matvec::{Level, Work},
 };
 
 /// Products of values below which waking other threads takes longer than it saves.
 const SMALL: usize = 1 << 17;
 /// Values of a head that are summed up in registers.
 const BLOCK: usize = 32;
-/// Sums of a product that do not wait for one another.
-const LANES: usize = 32;
 
 /// Attention of one token of one sequence, all in f32.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ impl HostAttend {
                 d,
                 scale: self.scale,
             };
-            Level::best().attend(&part, out);
+            Level::best().run(part.to(out));
         };
         match h * tokens * d <= SMALL {
             true => out.chunks_exact_mut(share * d).enumerate().for_each(of_key_head),
@@ -130,7 +129,7 @@ fn write(buffer: &Array, at: usize, row: &[f32]) -> MlxResult<()> {
 
 /// The queries that share a key head, with what that has seen.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part<'a> {
+struct Part<'a> {
     /// `[queries, d]`.
     queries: &'a [f32],
     /// `[tokens, d]`.
@@ -141,27 +140,28 @@ pub(super) struct Part<'a> {
     scale: f32,
 }
 
-impl Part<'_> {
-    /// Writes `softmax(scale q kᵀ) v` for each query; to be inlined into functions for what a processor
-    /// has, all of which give the same bits.
+impl<'a> Part<'a> {
+    fn to(self, out: &'a mut [f32]) -> PartTo<'a> {
+        PartTo { part: self, out }
+    }
+}
+
+/// Writes `softmax(scale q kᵀ) v` for each query.
+struct PartTo<'a> {
+    part: Part<'a>,
+    out: &'a mut [f32],
+}
+
+impl Work for PartTo<'_> {
     #[inline(always)]
-    pub(super) fn run(&self, out: &mut [f32]) {
-        let Self { queries, keys, values, d, scale } = *self;
+    fn run(self) {
+        let Part { queries, keys, values, d, scale } = self.part;
         let mut scores = vec![0.0; keys.len() / d];
-        for (query, out) in queries.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-            let mut most = f32::NEG_INFINITY;
+        for (query, out) in queries.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
             for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
                 *score = scale * dot(query, key);
-                most = most.max(*score);
             }
-            let mut sums = [0.0; LANES];
-            for scores in scores.chunks_mut(LANES) {
-                for (score, sum) in scores.iter_mut().zip(&mut sums) {
-                    *score = exp(*score - most);
-                    *sum += *score;
-                }
-            }
-            let part = 1.0 / sums.iter().sum::<f32>();
+            let part = 1.0 / exponentials(&mut scores);
             for (block, out) in out.chunks_mut(BLOCK).enumerate() {
                 let mut sums = [0.0; BLOCK];
                 for (score, value) in scores.iter().zip(values.chunks_exact(d)) {
@@ -183,35 +183,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// `e^x` for `x` up to 0, to 2e-7 of it. Source: the range reduction and polynomial of Cephes, `expf`.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    // Added to a float, this rounds it, and leaves the integer in its lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    let x = x.max(-87.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
-    let series = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
-    let series = series.iter().fold(0.0, |sum, term| sum * r + term);
-    let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    (series * r * r + r + 1.0) * f32::from_bits(power)
-}
-
-/// As [`Part::run`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2(part: &Part<'_>, out: &mut [f32]) {
-    part.run(out);
-}
-
-/// As [`Part::run`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn avx512(part: &Part<'_>, out: &mut [f32]) {
-    part.run(out);
-}
-
 #[cfg(test)]
 mod tests {
     use mlx_rs::{
@@ -221,16 +192,6 @@ mod tests {
 
     use super::*;
     use crate::noise::{largest, noise, noise_f32};
-
-    #[test]
-    fn exp_is_that_of_f64() {
-        for i in 0..870_000 {
-            let x = -(i as f32) * 1e-4;
-            let (found, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((found / exact - 1.0).abs() < 2e-7, "e^{x}: {found}, {exact}");
-        }
-        assert!(exp(f32::NEG_INFINITY) < 1e-37);
-    }
 
     /// Tokens behind as many as are named, against the operations of MLX.
     #[test]
@@ -309,7 +270,7 @@ mod tests {
                 .into_iter()
                 .map(|level| {
                     let mut out = vec![f32::NAN; queries * d];
-                    level.attend(&part, &mut out);
+                    level.run(part.to(&mut out));
                     out
                 })
                 .collect();

@@ -6,15 +6,26 @@ use gemm::{Parallelism, gemm};
 use mlx_rs::{
     Array, Dtype,
     error::{Exception, Result as MlxResult},
+    ops,
 };
+use rayon::prelude::*;
 
-use super::matvec::{Floats, Level, Matrix, Packed, product, unpack};
+use super::{
+    exp::silu,
+    matvec::{Floats, Level, Matrix, Packed, Work, product, unpack},
+};
 use crate::quantize::Quantize;
 
 /// Rows of `x` from which weights are unpacked for a product of matrices.
 const MANY_ROWS: usize = 8;
-/// Values that are unpacked at a time.
+/// Values that all threads together unpack at a time.
 const BLOCK: usize = 1 << 20;
+/// The least columns that are a product by themselves.
+const COLUMNS: usize = 64;
+/// Multiplications below which waking other threads takes longer than it saves.
+const SMALL_PRODUCT: usize = 1 << 21;
+/// Values to be gated below which it does, too.
+const SMALL: usize = 1 << 18;
 
 /// Weights `[outputs, inputs]` and what is added to their product.
 #[derive(Clone, Copy, Debug)]
@@ -66,39 +77,87 @@ pub(crate) fn host_linear(
             &normed
         }
     };
-    let outputs = |part: &HostLinear<'_>| part.outputs();
-    let total: usize = parts.iter().map(outputs).sum();
+    let total: usize = parts.iter().map(HostLinear::outputs).sum();
     let count = rows.len() / inputs.max(1);
-    let mut out = vec![0.0; count * total];
-    let mut offset = 0;
-    for part in parts {
-        part.apply(rows, inputs, &mut out, (offset, total))?;
-        offset += part.outputs();
-    }
-    let width = match after {
-        After::Nothing => total,
-        After::Add(other) => {
-            let other = other.contiguous()?;
-            out.iter_mut().zip(f32s(&other)?).for_each(|(y, other)| *y += other);
-            total
+    let products = |out: &mut [f32]| {
+        let mut offset = 0;
+        for part in parts {
+            part.apply(rows, inputs, out, (offset, total))?;
+            offset += part.outputs();
         }
-        After::SwiGlu => {
-            let half = total / 2;
-            for row in 0..count {
-                for i in 0..half {
-                    let (gate, up) = (out[row * total + i], out[row * total + half + i]);
-                    out[row * half + i] = gate / (1.0 + (-gate).exp()) * up;
-                }
-            }
-            out.truncate(count * half);
-            half
-        }
+        Ok(())
     };
+    let width = if let After::SwiGlu = after { total / 2 } else { total };
     let mut shape = x.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = i32::try_from(width).map_err(|e| Exception::custom(e.to_string()))?;
     }
-    Ok(Array::from_slice(&out, &shape))
+    written(&shape, count < MANY_ROWS, |out| match after {
+        After::Nothing => products(out),
+        After::Add(other) => {
+            products(out)?;
+            let other = other.contiguous()?;
+            out.iter_mut().zip(f32s(&other)?).for_each(|(y, other)| *y += other);
+            Ok(())
+        }
+        After::SwiGlu => {
+            let mut both = vec![0.0; count * total];
+            products(&mut both)?;
+            gated(&both, out, total);
+            Ok(())
+        }
+    })
+}
+
+/// An array of `shape` that `write` fills, which gets zeros: in memory of MLX, or if it `is_small`, in
+/// memory that is copied, since MLX takes longer to give some than to copy little.
+pub(super) fn written(
+    shape: &[i32],
+    is_small: bool,
+    write: impl FnOnce(&mut [f32]) -> MlxResult<()>,
+) -> MlxResult<Array> {
+    let len = shape.iter().map(|n| n.unsigned_abs() as usize).product();
+    if is_small || len == 0 {
+        let mut values = vec![0.0; len];
+        write(&mut values)?;
+        return Ok(Array::from_slice(&values, shape));
+    }
+    let array = ops::zeros_dtype(shape, Dtype::Float32)?;
+    if f32s(&array)?.len() != len {
+        return Err(Exception::custom(format!("zeros of {shape:?} are others")));
+    }
+    // SAFETY: the array is computed, contiguous and of this length, as was just checked; its memory is
+    // of a C++ allocator, and nobody else has it before it is returned.
+    let values = unsafe {
+        let data = mlx_sys::mlx_array_data_float32(array.as_ptr()).cast_mut();
+        std::slice::from_raw_parts_mut(data, len)
+    };
+    write(values)?;
+    Ok(array)
+}
+
+/// `silu` of the first half of each row of `total` values times its second half.
+fn gated(rows: &[f32], out: &mut [f32], total: usize) {
+    let half = total / 2;
+    let gate = |(row, out): (&[f32], &mut [f32])| Level::best().run(Gated { row, out });
+    match rows.len() <= SMALL {
+        true => rows.chunks_exact(total).zip(out.chunks_exact_mut(half)).for_each(gate),
+        false => rows.par_chunks_exact(total).zip(out.par_chunks_exact_mut(half)).for_each(gate),
+    }
+}
+
+struct Gated<'a> {
+    row: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for Gated<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let (gate, up) = self.row.split_at(self.out.len());
+        let both = gate.iter().zip(up);
+        self.out.iter_mut().zip(both).for_each(|(out, (&gate, up))| *out = silu(gate) * up);
+    }
 }
 
 /// Root mean square normalisation of rows. Source: arXiv:1910.07467.
@@ -170,8 +229,8 @@ impl<'a> HostWeight<'a> {
     }
 }
 
-/// `x Wᵀ` for many rows `x`, into the columns of `out` from `offset` on: weights are unpacked a block
-/// at a time, so that hardly any memory is taken.
+/// `x Wᵀ` for many rows `x`, into the columns of `out` from `offset` on. Threads take turns at some
+/// columns each, whose weights they unpack, so that hardly any memory is taken; a thread is woken once.
 fn multiply(
     matrix: Matrix<'_>,
     x: &[f32],
@@ -180,31 +239,31 @@ fn multiply(
     (offset, outputs, total): (usize, usize, usize),
 ) {
     let rows = x.len() / inputs;
-    let block = match matrix {
-        Matrix::Dense(Floats::F32(_)) => outputs,
-        _ => (BLOCK / inputs).clamp(1, outputs),
-    };
-    let mut unpacked = Vec::new();
-    for first in (0..outputs).step_by(block) {
+    let threads = rayon::current_num_threads();
+    let share = outputs.div_ceil(threads).next_multiple_of(COLUMNS);
+    let block = (BLOCK / inputs / threads).clamp(COLUMNS, share.max(COLUMNS));
+    assert!(out.len() >= (rows - 1) * total + offset + outputs);
+    let out = Columns(out[offset..].as_mut_ptr());
+    let columns = |first: usize, unpacked: &mut Vec<f32>| {
         let count = block.min(outputs - first);
         let weights = match matrix {
-            Matrix::Dense(Floats::F32(weights)) => weights,
+            Matrix::Dense(Floats::F32(weights)) => &weights[first * inputs..],
             _ => {
                 unpacked.resize(count * inputs, 0.0);
-                unpack(Level::best(), matrix, first, inputs, &mut unpacked);
-                &unpacked
+                unpack(Level::best(), matrix, first, inputs, unpacked);
+                unpacked
             }
         };
-        let out = &mut out[offset + first..];
-        assert!(out.len() >= (rows - 1) * total + count && weights.len() >= count * inputs);
+        assert!(weights.len() >= count * inputs);
         // SAFETY: `x` has `rows` rows of `inputs` values, `weights` `count` of them, and `out` has
-        // `count` places at the beginning of each of `rows` rows of `total`, as was just checked.
+        // `outputs` places at the beginning of each of `rows` rows of `total`, as was checked above; of
+        // those, nobody else writes the `count` from `first` on.
         unsafe {
             gemm(
                 rows,
                 count,
                 inputs,
-                out.as_mut_ptr(),
+                out.from(first),
                 1,
                 total as isize,
                 false,
@@ -219,9 +278,29 @@ fn multiply(
                 false,
                 false,
                 false,
-                Parallelism::Rayon(0),
+                Parallelism::None,
             );
         }
+    };
+    let firsts = (0..outputs.div_ceil(block)).map(|at| at * block);
+    if threads == 1 || rows * inputs * outputs < SMALL_PRODUCT {
+        let mut unpacked = Vec::new();
+        firsts.for_each(|first| columns(first, &mut unpacked));
+    } else {
+        let firsts = firsts.collect::<Vec<_>>().into_par_iter();
+        firsts.with_max_len(1).for_each_init(Vec::new, |unpacked, first| columns(first, unpacked));
+    }
+}
+
+/// The beginning of a matrix of which threads write columns that are their own.
+struct Columns(*mut f32);
+
+// SAFETY: it is an address; who writes there says why that may be.
+unsafe impl Sync for Columns {}
+
+impl Columns {
+    fn from(&self, first: usize) -> *mut f32 {
+        self.0.wrapping_add(first)
     }
 }
 

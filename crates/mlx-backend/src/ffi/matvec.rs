@@ -13,6 +13,7 @@ mod x86;
 
 use rayon::prelude::*;
 
+pub(in crate::ffi) use self::level::Work;
 pub(crate) use self::{
     codes::{Codes, Floats},
     level::Level,

@@ -231,7 +231,17 @@ impl Setting {
                 if self.value_bytes == F32 { 0 } else { cast },
             ),
             term("tower activations", self.tower_activations(image.patches)),
-            term("tower scores", self.tower_scores(image.patches)),
+            MemoryTerm {
+                host: self.on_host,
+                ..term("tower scores", self.tower_scores(image.patches))
+            },
+            MemoryTerm {
+                host: true,
+                ..term(
+                    "rows outside of MLX",
+                    self.host_rows(image.patches, tower.hidden, tower.inner),
+                )
+            },
             term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),
         ]
     }
@@ -248,7 +258,17 @@ impl Setting {
             term("keys and values", self.read_prompt(work)),
             term("keys and values that grow", self.growing(tokens, work)),
             term("decoder activations", self.decoder_activations(work)),
-            term("decoder scores", self.decoder_scores(work)),
+            MemoryTerm {
+                host: self.scores_on_host(work),
+                ..term("decoder scores", self.decoder_scores(work))
+            },
+            MemoryTerm {
+                host: true,
+                ..term("rows outside of MLX", {
+                    let DecoderFootprint { hidden, inner, .. } = self.footprint.decoder;
+                    self.host_rows(self.step(work).min(tokens), hidden, inner)
+                })
+            },
             term("weights unpacked", self.unpacked_weights()),
             term("logits", self.logits()),
             MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
@@ -372,9 +392,19 @@ impl Setting {
             // In pieces; all of them would be `whole_score_bytes`.
             false => {
                 let whole = whole_score_bytes(heads, patches.max(window_patches), F32);
-                product(&[whole.min(MAX_SCORE_BYTES), SCORE_COPIES])
+                let copies = if self.on_host { 1 } else { SCORE_COPIES };
+                product(&[whole.min(MAX_SCORE_BYTES), copies])
             }
         }
+    }
+
+    /// What linear layers outside of MLX hold beside their results: normalised rows, gates and what they open.
+    fn host_rows(&self, rows: u64, hidden: u64, inner: u64) -> u64 {
+        if !self.on_host {
+            return 0;
+        }
+        let both = product(&[rows, 2, inner, F32]).min(self.backend.max_inner_bytes() as u64);
+        sum([product(&[rows, hidden, F32]), both])
     }
 
     fn key_values(&self, tokens: u64) -> u64 {
@@ -459,6 +489,11 @@ impl Setting {
         if self.unpacks { product(&[layer, in_flight]) } else { 0 }
     }
 
+    /// Whether the attention of the decoder is outside of MLX; that of a window is not.
+    fn scores_on_host(&self, work: &Work) -> bool {
+        self.on_host && work.kv_cache.window.is_none()
+    }
+
     fn decoder_scores(&self, work: &Work) -> u64 {
         let tokens = self.prompt_tokens(work);
         let step = self.step(work).min(tokens);
@@ -466,7 +501,8 @@ impl Setting {
             true => 0,
             false => {
                 let whole = product(&[self.footprint.decoder.heads, step, tokens, F32]);
-                product(&[whole.min(MAX_SCORE_BYTES), MASKED_SCORE_COPIES])
+                let copies = if self.scores_on_host(work) { 1 } else { MASKED_SCORE_COPIES };
+                product(&[whole.min(MAX_SCORE_BYTES), copies])
             }
         }
     }

@@ -189,16 +189,18 @@ fn several_images_share_what_there_is() {
 
 #[test]
 fn scores_are_charged_as_they_are_held() {
-    let largest = |fused| {
-        let setting = Setting { fused_tower: fused, ..setting() };
+    let scores = |fused_tower, on_host| {
+        let setting = Setting { fused_tower, on_host, ..setting() };
         let images = vec![ImageWork { source_pixels: 1, pixels: 1, patches: 62_208 }];
         let work = Work { images, prefill_step_tokens: 512, ..Work::default() };
         let estimate = Estimate::new(&setting, &work, 0);
-        estimate.terms.iter().find(|term| term.name == "tower scores").unwrap().bytes
+        let term = estimate.terms.iter().find(|term| term.name == "tower scores").unwrap();
+        (term.bytes, term.host)
     };
-    assert_eq!(largest(true), 0);
-    // Two copies of at most 32 MiB, where all at once would be 247 GB.
-    assert_eq!(largest(false), 2 * (32 << 20));
+    assert_eq!(scores(true, false), (0, false));
+    // Two copies of at most 32 MiB, where all at once would be 247 GB; outside of MLX one.
+    assert_eq!(scores(false, false), (2 * (32 << 20), false));
+    assert_eq!(scores(false, true), (32 << 20, true));
     assert_eq!(footprint::whole_score_bytes(16, 62_208, 4), 247_669_456_896);
 }
 

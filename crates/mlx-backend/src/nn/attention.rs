@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use mlx_rs::{
-    Array,
+    Array, Dtype,
     error::Result as MlxResult,
     fast,
     ops::{self, indexing::TryIndexOp},
 };
 
 use super::settle;
+use crate::{device::on_cpu, ffi::host_attention};
 
 /// Largest score tensor that attention makes where no fused kernel applies, in bytes.
 pub(crate) const MAX_SCORE_BYTES: u64 = 32 << 20;
@@ -32,7 +33,8 @@ pub(crate) enum Reach {
 /// Attention of `[B, H, L, D]` queries over those of `[B, K, S, D]` keys and values that each sees.
 ///
 /// Where MLX has no fused kernel, the scores of all queries at once would take `B H L S` values,
-/// 123 GB for a 12-megapixel photo; there it is done in pieces, see [`ScoreChunk`].
+/// 123 GB for a 12-megapixel photo; there it is done in pieces, see [`ScoreChunk`], and in f32 on a CPU
+/// outside of MLX.
 pub(crate) fn attention(
     q: &Array,
     k: &Array,
@@ -49,10 +51,13 @@ pub(crate) fn attention(
         Reach::Causal => true,
         Reach::All => false,
     };
-    match fused {
-        true => attend(q, k, v, scale, causal),
-        false => attention_within(MAX_SCORE_BYTES, q, k, v, scale, causal),
+    if fused {
+        return attend(q, k, v, scale, causal);
     }
+    if q.dim(2) > 1 && [q, k, v].iter().all(|x| x.dtype() == Dtype::Float32) && on_cpu() {
+        return host_attention(q, k, v, scale, causal, MAX_SCORE_BYTES);
+    }
+    attention_within(MAX_SCORE_BYTES, q, k, v, scale, causal)
 }
 
 fn attend(q: &Array, k: &Array, v: &Array, scale: f32, causal: bool) -> MlxResult<Array> {

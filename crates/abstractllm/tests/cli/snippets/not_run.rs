@@ -16,6 +16,8 @@ pub(crate) const NOT_RUN: &[(&str, &[&str])] = &[
             "cargo xtask bench",
             "cargo xtask bench instructions",
             "cargo xtask bench preproc",
+            "cargo xtask bench preproc --floors target/bench-preproc/images/photo_12_megapixels.jpg",
+            "cargo xtask bench preproc --threads",
             "cargo bench -p perf-monitor --bench overhead",
             "cargo bench -p mlx-backend --bench recorder",
         ],

@@ -2,12 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{
-    super::attend::{self, Part},
-    Row,
-    codes::Floats,
-    scalar,
-};
+use super::{Row, codes::Floats, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -73,16 +68,16 @@ impl Level {
         }
     }
 
-    /// As [`Part::run`].
-    pub(in crate::ffi) fn attend(self, part: &Part<'_>, out: &mut [f32]) {
+    /// Does `work` with what the processor has; all levels give the same bits.
+    pub(in crate::ffi) fn run(self, work: impl Work) {
         match self.0 {
-            Kind::Scalar => part.run(out),
+            Kind::Scalar => work.run(),
             // SAFETY: the processor has the instructions: `all` asked.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { attend::avx2(part, out) },
+            Kind::Avx2 => unsafe { run_avx2(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { attend::avx512(part, out) },
+            Kind::Avx512 => unsafe { run_avx512(work) },
         }
     }
 
@@ -98,4 +93,22 @@ impl Level {
             Kind::Avx512 => unsafe { avx512::unpack(row, into) },
         }
     }
+}
+
+/// Plain code that is compiled once for each level.
+pub(in crate::ffi) trait Work {
+    /// To be inlined always, into functions for what a processor has.
+    fn run(self);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2(work: impl Work) {
+    work.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn run_avx512(work: impl Work) {
+    work.run();
 }
