@@ -8,6 +8,7 @@ mod ci;
 mod crates;
 mod instructions;
 mod table;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ usage: cargo xtask TASK
                  a checkpoint with random weights: 7b-4bit, 3b, 3b-4layers or 0.5b-4bit
   bench generate FOLDER [--peers] [OPTION...]
                  loading and generation, with --peers beside mlx-vlm on the same MLX
+  verify [--only families|faults|fuzz] [--fuzz-seconds N] [--soak-seconds N]
+                 runs the command of every row of the tables in docs/model-support.md, docs/faults.md and
+                 docs/fuzzing.md; a fuzz target and the soak take ten minutes each where nothing else is said
   ci             everything a change must pass: format, lints, tests, documentation, dependencies";
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         ["bench", "instructions"] => instructions::gate(false),
         ["bench", "instructions", "--store"] => instructions::gate(true),
         ["bench", ref options @ ..] => bench::all(options),
+        ["verify", ref options @ ..] => verify::all(options),
         ["ci"] => ci::all(),
         _ => {
             eprintln!("{USAGE}");

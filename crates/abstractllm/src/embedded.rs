@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use llm_core::{Error, ErrorKind, Result};
@@ -49,6 +50,22 @@ pub fn cache_dir() -> Result<PathBuf> {
     })
 }
 
+/// How the names of folders begin that are being filled.
+const UNPACKING: &str = ".unpacking-";
+
+/// Removes what programs left behind that were killed while they unpacked.
+fn remove_stale(parent: &Path) {
+    const STALE: Duration = Duration::from_secs(3600);
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().as_encoded_bytes().starts_with(UNPACKING.as_bytes());
+        let changed = entry.metadata().and_then(|metadata| metadata.modified());
+        if ours && changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
+            // Another process may have been faster.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Makes `folder` hold exactly `files`.
 fn unpack(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
     // Two rounds suffice unless others keep breaking what they find; then it is an error.
@@ -58,8 +75,9 @@ fn unpack(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
         }
         let parent = folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
+        remove_stale(parent);
         // On the same file system, so that it can be moved in one step.
-        let scratch = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(parent)?;
+        let scratch = tempfile::Builder::new().prefix(UNPACKING).tempdir_in(parent)?;
         let fresh = scratch.path().join("fresh");
         fs::create_dir(&fresh)?;
         for (name, bytes) in files {
@@ -135,6 +153,21 @@ mod tests {
         fs::remove_file(folder.join("a.json")).unwrap();
         unpack(&folder, SMALL).unwrap();
         assert_eq!(fs::read(folder.join("a.json")).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn what_a_program_that_was_killed_left_is_removed_some_time_later() {
+        let cache = tempfile::tempdir().unwrap();
+        let left = ["a", "b"].map(|name| cache.path().join(format!("{UNPACKING}{name}")));
+        for folder in &left {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("b.bin"), [7; 1000]).unwrap();
+        }
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        fs::File::open(&left[0]).unwrap().set_modified(long_ago).unwrap();
+        unpack(&cache.path().join("model"), SMALL).unwrap();
+        // The other may be of a program that unpacks just now.
+        assert_eq!(left.map(|folder| folder.exists()), [false, true]);
     }
 
     #[test]

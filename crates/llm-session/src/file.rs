@@ -1,6 +1,12 @@
 //! Conversations in files.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::Write,
+    path::Path,
+    time::Duration,
+};
 
 use llm_core::{Error, ErrorKind, GenerateParams, Message, Result, Role};
 use serde::{Deserialize, Serialize};
@@ -16,6 +22,12 @@ const VERSION: u64 = 1;
 
 /// Largest file that is read, in bytes. Images are in it, so that many megabytes are usual.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// How the name of a file ends while it is written.
+const PARTIAL: &str = ".partial";
+
+/// A file that somebody began to write so long ago was never finished.
+const STALE: Duration = Duration::from_secs(3600);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +64,14 @@ impl Session {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| fail(e.into()))?;
+        let mut partial = OsString::from(".");
+        partial.push(path.file_name().unwrap_or_default());
+        remove_stale(folder, &partial);
+        let mut file = tempfile::Builder::new()
+            .prefix(&partial)
+            .suffix(PARTIAL)
+            .tempfile_in(folder)
+            .map_err(|e| fail(e.into()))?;
         serde_json::to_writer(&mut file, &written).map_err(|e| fail(e.into()))?;
         file.write_all(b"\n").map_err(|e| fail(e.into()))?;
         // The name must not get to the disk before the content.
@@ -105,6 +124,21 @@ impl Session {
             session.push(turn.messages, turn.tokens);
         }
         Ok(session)
+    }
+}
+
+/// Removes what programs left behind that were killed while they wrote: whole conversations with their pictures.
+fn remove_stale(folder: &Path, prefix: &OsStr) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        let ours =
+            name.starts_with(prefix.as_encoded_bytes()) && name.ends_with(PARTIAL.as_bytes());
+        let changed = entry.metadata().and_then(|metadata| metadata.modified());
+        if ours && changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE)) {
+            // Another process may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

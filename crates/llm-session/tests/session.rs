@@ -1,8 +1,11 @@
 //! Conversations with scripted models: what they are asked, what is remembered, what is left out.
 
-use std::sync::{
-    Arc, Barrier, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fs,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures_executor::block_on;
@@ -307,7 +310,7 @@ fn another_model_can_go_on() {
 fn a_saved_conversation_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let picture = dir.path().join("a.png");
-    std::fs::write(&picture, b"\x89PNG\r\n\x1a\n").unwrap();
+    fs::write(&picture, b"\x89PNG\r\n\x1a\n").unwrap();
     let model = with_tools([
         Script::text("hm").calls([call("1", "f", json!({"a": [1, 2]}))]),
         Script::text("done"),
@@ -321,7 +324,7 @@ fn a_saved_conversation_goes_on_where_it_was() {
     let file = dir.path().join("s.json");
     session.save(&file).unwrap();
     // The picture is in the file.
-    std::fs::remove_file(&picture).unwrap();
+    fs::remove_file(&picture).unwrap();
     let loaded = Session::load(&file).unwrap();
     assert_eq!(loaded.turns(), session.turns());
     assert_eq!((&loaded.system, &loaded.params), (&session.system, &session.params));
@@ -329,9 +332,27 @@ fn a_saved_conversation_goes_on_where_it_was() {
     let names: Vec<_> = dir.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["s.json"], "nothing else is left");
     // A file that cannot be written leaves the old one alone.
-    let written = std::fs::read(&file).unwrap();
+    let written = fs::read(&file).unwrap();
     assert_eq!(session.save(dir.path().join("no/s.json")).unwrap_err().kind(), ErrorKind::Io);
-    assert_eq!(std::fs::read(&file).unwrap(), written);
+    assert_eq!(fs::read(&file).unwrap(), written);
+}
+
+#[test]
+fn what_a_program_that_was_killed_left_is_removed_some_time_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = [".s.json1.partial", ".s.json2.partial", ".other.json.partial", "s.json.partial"];
+    let left = left.map(|name| dir.path().join(name));
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    for path in &left {
+        fs::write(path, "half a conversation").unwrap();
+        if path != &left[1] {
+            fs::File::options().append(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+    }
+    Session::new().save(dir.path().join("s.json")).unwrap();
+    // The second may be of a program that saves just now, and the others are not ours.
+    assert_eq!(left.map(|path| path.exists()), [false, true, true, true]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
 }
 
 #[test]
@@ -353,7 +374,7 @@ fn what_is_no_conversation_is_refused() {
         (turns(json!([{"messages": [says("user")]}])), "turn 0: it ends without an answer"),
         (turns(json!([{"messages": [{"role": "user", "parts": [{"x": 1}]}]}])), "unknown variant"),
     ] {
-        std::fs::write(&path, &text).unwrap();
+        fs::write(&path, &text).unwrap();
         let error = Session::load(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         assert!(error.chain().contains(expected), "{text}: {}", error.chain());

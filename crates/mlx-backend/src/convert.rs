@@ -87,7 +87,8 @@ fn write(
     let config = checkpoint.config();
     let plan = Plan::new(tensors, recipe, layers(config), dtype(config))?;
     let total = plan.steps.len() as u64;
-    let identity = identity(checkpoint, &plan)?;
+    let before = sources(checkpoint)?;
+    let identity = identity(&before, &plan);
 
     let work = incomplete(target);
     fs::create_dir_all(&work).map_err(|e| write_error("create", &work, e))?;
@@ -109,6 +110,12 @@ fn write(
     }
     for (file, plan) in files.iter().zip(&plan.files) {
         file.sync_all().map_err(|e| write_error("write", &work.join(&plan.name), e))?;
+    }
+    if sources(checkpoint)? != before {
+        return Err(Error::Config {
+            path: checkpoint.dir().to_owned(),
+            reason: "it was changed while it was read; start again".to_owned(),
+        });
     }
     copy_small_files(checkpoint.dir(), &work)?;
     let mut config = config.clone();
@@ -161,23 +168,29 @@ fn bytes(parts: Vec<Array>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns a hash of what the result depends on: the sources, as far as can be told without reading
-/// them, and all that will be written but the values.
-fn identity(checkpoint: &Checkpoint, plan: &Plan) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
+/// Returns which files the source is, as far as can be told without reading them.
+fn sources(checkpoint: &Checkpoint) -> Result<String> {
+    let mut told = String::new();
     for path in checkpoint.weight_files() {
         let fail = |e| write_error("read", path, e);
         let metadata = fs::metadata(path).map_err(fail)?;
         let modified = metadata.modified().map_err(fail)?;
         let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let path = fs::canonicalize(path).map_err(fail)?;
-        hasher.update(format!("{} {} {modified}\n", path.display(), metadata.len()).as_bytes());
+        told += &format!("{} {} {modified}\n", path.display(), metadata.len());
     }
+    Ok(told)
+}
+
+/// Returns a hash of what the result depends on: the sources, and all that will be written but the values.
+fn identity(sources: &str, plan: &Plan) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(sources.as_bytes());
     hasher.update(plan.block.to_string().as_bytes());
     plan.files.iter().for_each(|file| {
         hasher.update(&file.header);
     });
-    Ok(hasher.finalize().to_hex().to_string())
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Returns the number of decoder layers; 0 if `config` does not say.

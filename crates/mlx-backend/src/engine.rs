@@ -6,6 +6,9 @@
 //! up nobody for longer than a piece of it, and a long answer does not keep a short one waiting. Beyond
 //! the most that may be made at a time, requests wait in the order in which they came.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     any::Any,
     collections::{HashMap, VecDeque},
@@ -262,8 +265,8 @@ fn run(commands: &Receiver<Command>) {
                         thread::park();
                     }
                 }
-                Ok(command) => engine.handle(command),
-                Err(TryRecvError::Empty) => engine.turn(),
+                Ok(command) => engine.survive(|engine| engine.handle(command)),
+                Err(TryRecvError::Empty) => engine.survive(Engine::turn),
                 Err(TryRecvError::Disconnected) => return,
             }
         }
@@ -271,6 +274,33 @@ fn run(commands: &Receiver<Command>) {
 }
 
 impl Engine {
+    /// Does `work`. A panic that nobody has caught before ends every answer in the making with an error, since it is
+    /// not known whose fault it was, and not the thread.
+    fn survive(&mut self, work: impl FnOnce(&mut Self)) {
+        let done = guarded(|| {
+            work(self);
+            Ok(())
+        });
+        let Err(error) = done else { return };
+        tracing::error!(%error, "all answers in the making are ended");
+        let prompts = self.waiting.drain(..).chain(self.reading.drain(..));
+        for mut running in prompts.collect::<Vec<_>>() {
+            let message = error.to_string();
+            // What is dropped may panic as well.
+            let _ = guarded(move || {
+                running.generation.report(Error::Mlx { op: "a batch", message });
+                Ok(())
+            });
+        }
+        for (_, mut batch) in std::mem::take(&mut self.batches) {
+            let _ = guarded(|| {
+                batch.fail(&error);
+                drop(batch);
+                Ok(())
+            });
+        }
+    }
+
     fn handle(&mut self, command: Command) {
         match command {
             Command::Load(spec, reply) => {
@@ -305,7 +335,10 @@ impl Engine {
                 }
             }
             Command::Unload(model) => {
-                self.models.remove(&model);
+                let _ = guarded(|| {
+                    drop(self.models.remove(&model));
+                    Ok(())
+                });
                 let _ = mlx_rs::memory::clear_cache();
             }
             Command::Call(work) => {
@@ -422,7 +455,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+/// Returns what a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))

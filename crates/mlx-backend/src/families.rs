@@ -231,14 +231,15 @@ fn docs_list_every_architecture_with_its_fixture() {
         if kind != "smolvlm" {
             assert_eq!(about(fixture), kind);
         }
-        let (reads, reference) = match architecture.reads_images() {
-            true => ("text and images", "mlx-vlm 0.7.10"),
-            false => ("text", "mlx-lm 0.32.2"),
+        let (reads, reference, tests) = match architecture.reads_images() {
+            true => ("text and images", "mlx-vlm 0.7.10", "families::images"),
+            false => ("text", "mlx-lm 0.32.2", "families::every_text"),
         };
+        let tests = if kind == "qwen2_5_vl" { "golden" } else { tests };
         let fixture =
             fixture.strip_prefix("../").map_or(format!("families/{fixture}"), str::to_owned);
         rows += &format!(
-            "| `{kind}` | {} | {reads} | {reference} | `testdata/{fixture}` |\n",
+            "| `{kind}` | {} | {reads} | {reference} | `testdata/{fixture}` | `cargo test -p mlx-backend --lib {tests}` |\n",
             architecture.about
         );
     }
@@ -246,7 +247,8 @@ fn docs_list_every_architecture_with_its_fixture() {
     let page = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once("<!-- begin models -->\n").unwrap();
     let (_, after) = rest.split_once("<!-- end models -->").unwrap();
-    let head = "| `model_type` | models | reads | compared with | on |\n|---|---|---|---|---|\n";
+    let head =
+        "| `model_type` | models | reads | compared with | on | by |\n|---|---|---|---|---|---|\n";
     let current = format!("{before}<!-- begin models -->\n{head}{rows}<!-- end models -->{after}");
     if std::env::var_os("WRITE_DOCS").is_some() {
         std::fs::write(&path, &current).unwrap();

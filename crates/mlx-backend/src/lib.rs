@@ -12,6 +12,7 @@ mod caches;
 mod calls;
 mod chat;
 mod checkpoint;
+mod contained;
 mod convert;
 mod device;
 mod engine;

@@ -29,6 +29,7 @@ use crate::{
     calls::CallReader,
     chat::ChatTemplate,
     checkpoint::Checkpoint,
+    contained::Contained,
     engine::{self, LoadProgress, LoadSpec},
     generate::Job,
     grammar::Grammars,
@@ -101,7 +102,7 @@ pub struct MlxOptions {
     pub caches: Arc<Caches>,
     /// What is used of a request where it does not say.
     pub defaults: GenerateParams,
-    /// Receives phases and counters.
+    /// Receives phases and counters. One that panics is told nothing more, and changes no answer.
     pub recorder: Arc<dyn Recorder>,
     /// Hears of bytes read and bytes in all while the checkpoint is loaded.
     pub load_progress: LoadProgress,
@@ -175,7 +176,8 @@ impl MlxProvider {
     ///
     /// # Errors
     /// If there is no such model, or its files are not those of a model that this crate runs.
-    pub fn load(name: &str, options: MlxOptions) -> Result<Self> {
+    pub fn load(name: &str, mut options: MlxOptions) -> Result<Self> {
+        options.recorder = Contained::wrap(options.recorder);
         if let Some(quantize) = options.quantize {
             quantize.validate().map_err(Error::Prompt)?;
         }
@@ -266,7 +268,7 @@ impl Provider for MlxProvider {
 fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
     let how = format!("{:?} {:?}", options.quantize, options.compute_type);
     let key = ModelKey::of(path, how.clone())?;
-    let bytes = key.weight_bytes();
+    let (bytes, before) = (key.weight_bytes(), key.clone());
     options.caches.models.get_or_load(key, || {
         let mut span = Span::shared(&options.recorder, Phase::Load);
         let checkpoint = Checkpoint::open(path)?;
@@ -294,6 +296,13 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         let tokenizer = Arc::new(tokenizer.map_err(panicked)??);
         let stop_tokens = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
         let loaded = loaded?;
+        // MLX reads tensors late: what was loaded may be of two checkpoints.
+        if let Some(file) = before.changed_since()? {
+            return Err(Error::Config {
+                path: file,
+                reason: "it was changed while the checkpoint was read; load it again".to_owned(),
+            });
+        }
         let model = SharedModel {
             identity,
             processor_identity: processor_identity(&checkpoint),

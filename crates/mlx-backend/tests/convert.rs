@@ -132,6 +132,33 @@ fn a_try_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
+fn a_source_that_changes_while_it_is_read_gives_no_copy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("source");
+    fs::create_dir(&source).expect("a folder");
+    for entry in fs::read_dir(golden("tiny_fp32")).expect("the fixture") {
+        let path = entry.expect("a file").path();
+        fs::copy(&path, source.join(path.file_name().expect("a name"))).expect("copied");
+    }
+    let (target, how) = (folder.path().join("target"), Recipe::from(Quantize::default()));
+    let weights = source.join("model.safetensors");
+    let whole = fs::read(&weights).expect("weights");
+    let (path, mut changed) = (weights.clone(), whole.clone());
+    *changed.last_mut().expect("a byte") ^= 1;
+    let change = Arc::new(move |done, _| {
+        if done == 20 {
+            fs::write(&path, &changed).expect("written");
+        }
+    });
+    let error = convert(&source, &target, &how, change).expect_err("it changed");
+    assert!(error.to_string().contains("changed while it was read"), "{error}");
+    assert!(!target.exists());
+    // What was done is of other files.
+    let done = convert(&source, &target, &how, Arc::new(|_, _| {})).expect("converted");
+    assert_eq!(done.resumed, 0);
+}
+
+#[test]
 fn a_rule_that_changes_nothing_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = folder.path().join("target");

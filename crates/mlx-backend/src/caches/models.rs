@@ -66,6 +66,22 @@ impl ModelKey {
         read().map_err(|source| Error::Io { action: "read", path: dir.to_owned(), source })
     }
 
+    /// Returns a file of the checkpoint that is not what it was when this was made: changed, removed or new.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(crate) fn changed_since(&self) -> Result<Option<PathBuf>> {
+        let now = Self::of(&self.dir, String::new())?;
+        let only = |these: &Self, those: &Self| {
+            let mut files = these.files.iter().filter(|file| !those.files.contains(file));
+            let read = |path: &Path| {
+                ["safetensors", "json", "jinja"].map(|e| path.extension() == Some(e.as_ref()))
+            };
+            files.find(|(path, ..)| read(path).contains(&true)).map(|(path, ..)| path.clone())
+        };
+        Ok(only(&now, self).or_else(|| only(self, &now)))
+    }
+
     /// Returns the bytes of the weight files.
     pub(crate) fn weight_bytes(&self) -> u64 {
         let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");

@@ -38,7 +38,8 @@ impl<F: Fn() -> MemoryFigures + Send + Sync> MemoryProbe for F {
     }
 }
 
-/// The operating system, with the limits of control groups of either version, those of parents included.
+/// The operating system, with the limits of control groups of either version, those of parents included, and of the
+/// address space.
 #[derive(Debug)]
 pub(crate) struct SystemProbe {
     /// Absent on systems that sysinfo does not know.
@@ -72,6 +73,10 @@ fn read(system: &mut System) -> MemoryFigures {
         // Not the group's free memory: that counts file pages as used, and mapped weights are file pages, which the
         // kernel drops when it has to.
         available = available.min(group.total_memory.saturating_sub(group.rss));
+    }
+    // Where this ends, allocations fail, which few libraries expect.
+    if let Some(left) = process::address_space_left() {
+        available = available.min(left);
     }
     MemoryFigures { resident, available, limit }
 }

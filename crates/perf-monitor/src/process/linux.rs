@@ -2,12 +2,25 @@
 
 use std::{fs::File, io::Read};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 use super::Memory;
 
 /// Reads the resident set and its high-water mark.
 ///
 /// The file is opened anew each time: a kept one would show the parent after a fork.
 pub(crate) fn memory() -> Memory {
+    read_status(parse)
+}
+
+/// Returns how many bytes of address space this process may still take; `None` if that has no limit, which
+/// `ulimit -v` sets.
+pub(crate) fn address_space_left() -> Option<u64> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
+    (limit != RLIM_INFINITY).then(|| limit.saturating_sub(read_status(|s| field(s, b"VmSize:"))))
+}
+
+fn read_status<T>(parse: impl FnOnce(&[u8]) -> T) -> T {
     // The interesting lines are in the first kilobyte; the file as a whole has about one and a half.
     let mut buffer = [0u8; 4096];
     let length =
@@ -24,15 +37,13 @@ pub(crate) fn reset_high_water() -> bool {
 }
 
 fn parse(status: &[u8]) -> Memory {
-    let mut memory = Memory::default();
-    for line in status.split(|&byte| byte == b'\n') {
-        if let Some(rest) = line.strip_prefix(b"VmRSS:") {
-            memory.resident = kibibytes(rest);
-        } else if let Some(rest) = line.strip_prefix(b"VmHWM:") {
-            memory.high_water = kibibytes(rest);
-        }
-    }
-    memory
+    Memory { resident: field(status, b"VmRSS:"), high_water: field(status, b"VmHWM:") }
+}
+
+/// Returns the bytes of the line that begins with `name`; 0 if there is none.
+fn field(status: &[u8], name: &[u8]) -> u64 {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    lines.find_map(|line| line.strip_prefix(name)).map_or(0, kibibytes)
 }
 
 /// Parses `   1234 kB` to bytes.

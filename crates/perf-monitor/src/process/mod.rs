@@ -54,6 +54,15 @@ pub(crate) fn footprint() -> Option<Footprint> {
     None
 }
 
+#[cfg(target_os = "linux")]
+pub(crate) use platform::address_space_left;
+
+/// Returns `None`: other systems do not hold a process to such a limit, or do not tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn address_space_left() -> Option<u64> {
+    None
+}
+
 /// Reads CPU time and page faults.
 #[cfg(unix)]
 pub(crate) fn usage() -> Usage {

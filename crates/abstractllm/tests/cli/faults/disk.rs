@@ -101,6 +101,7 @@ impl Drop for Disk {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "whoever runs the tests should know")]
 fn skipped(why: &str) -> Option<Disk> {
     eprintln!("SKIPPED: no small file system: {why}");
     None
