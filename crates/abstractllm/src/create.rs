@@ -43,7 +43,7 @@ pub fn create_llm(provider: &str, config: impl Into<Config>) -> Result<Box<dyn P
     construct(config.into().with_sources(provider)?)
 }
 
-/// Loads `model` with typed options: `tiny-vl` for the embedded model, a folder, or
+/// Loads `model` with typed options: `tiny-vl` for the embedded model, a folder, a GGUF file, or
 /// `organisation/model` in the local Hugging Face cache or on the hub.
 ///
 /// A folder named `tiny-vl` in the working directory is written `./tiny-vl`.

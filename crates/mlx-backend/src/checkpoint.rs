@@ -1,5 +1,5 @@
-//! A folder that holds a model: its configuration, its weight files and what they say about
-//! stopping, quantisation and images. No tensor is read here.
+//! A folder that holds a model, or a GGUF file: its configuration, its weight files and what they say
+//! about stopping, quantisation and images. No tensor is read here.
 
 mod files;
 mod quantization;
@@ -20,7 +20,12 @@ pub(crate) use self::{
     quantization::QuantizationConfig,
     weight_files::missing_shards,
 };
-use crate::{Error, Result, tokenizer::Tokenizer};
+use crate::{
+    Error, Result,
+    chat::ChatTemplate,
+    gguf::{Gguf, is_gguf},
+    tokenizer::Tokenizer,
+};
 
 /// The name of the file that makes a folder a checkpoint.
 pub(crate) const CONFIG: &str = "config.json";
@@ -28,7 +33,10 @@ pub(crate) const CONFIG: &str = "config.json";
 /// A checkpoint whose files have been found and whose configuration has been read.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    dir: PathBuf,
+    /// The folder, or the file.
+    path: PathBuf,
+    /// If it is a GGUF file.
+    gguf: Option<Gguf>,
     config: Value,
     model_type: String,
     weight_files: Vec<PathBuf>,
@@ -38,12 +46,35 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`.
+    /// Opens the checkpoint in the folder `path`, or the GGUF file there.
     ///
     /// # Errors
-    /// [`Error::Config`] that names the file, if `dir` has no `config.json`, a file does not say
-    /// what it must, or a weight file is missing; [`Error::Io`] if one cannot be read.
-    pub(crate) fn open(dir: &Path) -> Result<Self> {
+    /// [`Error::Config`] that names the file, if a folder has no `config.json`, a file does not say
+    /// what it must, or a weight file is missing; [`Error::Io`] if one cannot be read;
+    /// [`Error::UnsupportedArchitecture`] for a GGUF file of another family.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        match is_gguf(path) {
+            true => Self::open_file(path),
+            false => Self::open_folder(path),
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let config = gguf.config()?;
+        Ok(Self {
+            path: path.to_owned(),
+            model_type: config["model_type"].as_str().unwrap_or_default().to_owned(),
+            config,
+            weight_files: vec![path.to_owned()],
+            quantization: gguf.quantization(),
+            preprocessor_config: None,
+            processor_config: None,
+            gguf: Some(gguf),
+        })
+    }
+
+    fn open_folder(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
         let Some(config) = read_json_if_any(&path)? else {
             return Err(Error::Config {
@@ -70,23 +101,24 @@ impl Checkpoint {
             weight_files: weight_files::resolve(dir)?,
             preprocessor_config: read_text_if_any(&dir.join("preprocessor_config.json"))?,
             processor_config: read_text_if_any(&dir.join("processor_config.json"))?,
-            dir: dir.to_owned(),
+            path: dir.to_owned(),
+            gguf: None,
             config,
             model_type,
         })
     }
 
-    /// Returns the folder.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    /// Returns the folder; `None` for a GGUF file.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.gguf.is_none().then_some(&self.path)
     }
 
-    /// Returns the path of `config.json`, for messages about what it says.
+    /// Returns the path of what has the configuration, for messages about what it says.
     pub(crate) fn config_path(&self) -> PathBuf {
-        self.dir.join(CONFIG)
+        self.dir().map_or_else(|| self.path.clone(), |dir| dir.join(CONFIG))
     }
 
-    /// Returns `config.json`, which is a JSON object.
+    /// Returns `config.json`, which is a JSON object, or what a GGUF file says in its place.
     pub(crate) fn config(&self) -> &Value {
         &self.config
     }
@@ -116,6 +148,22 @@ impl Checkpoint {
         self.processor_config.as_deref()
     }
 
+    /// Returns the tokenizer.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`], or [`Gguf::tokenizer`].
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        self.gguf.as_ref().map_or_else(|| Tokenizer::load(&self.path), Gguf::tokenizer)
+    }
+
+    /// Returns the chat template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`], or [`Gguf::chat_template`].
+    pub(crate) fn chat_template(&self) -> Result<ChatTemplate> {
+        self.gguf.as_ref().map_or_else(|| ChatTemplate::load(&self.path), Gguf::chat_template)
+    }
+
     /// Returns every token that ends an answer: the end-of-sequence ids of
     /// `generation_config.json` and `config.json` (with its `text_config`), and the token that
     /// `tokenizer_config.json` names.
@@ -126,7 +174,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Config`] that names the file, if an entry is not an id.
     pub(crate) fn stop_tokens(&self, tokenizer: &Tokenizer) -> Result<BTreeSet<u32>> {
-        stop_tokens::collect(&self.dir, &self.config, tokenizer)
+        stop_tokens::collect(&self.config_path(), self.dir(), &self.config, tokenizer)
     }
 }
 

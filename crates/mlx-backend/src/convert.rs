@@ -75,6 +75,12 @@ fn write(
     recipe: &Recipe,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Converted> {
+    let dir = checkpoint.dir().ok_or_else(|| Error::Config {
+        path: checkpoint.config_path(),
+        reason: "expected the folder of a full checkpoint, found a GGUF file, which can be packed while \
+                 it is loaded only"
+            .to_owned(),
+    })?;
     let architecture = models::architecture(checkpoint.model_type())?;
     let tensors = open_tensors(checkpoint.weight_files(), architecture.rename)?;
     let modules = tensors.iter().filter(|(_, array)| array.ndim() == 2);
@@ -113,11 +119,11 @@ fn write(
     }
     if sources(checkpoint)? != before {
         return Err(Error::Config {
-            path: checkpoint.dir().to_owned(),
+            path: dir.to_owned(),
             reason: "it was changed while it was read; start again".to_owned(),
         });
     }
-    copy_small_files(checkpoint.dir(), &work)?;
+    copy_small_files(dir, &work)?;
     let mut config = config.clone();
     config["quantization"] = block.clone();
     config["quantization_config"] = block;

@@ -2,7 +2,7 @@
 //! [`llm_core::Provider`] trait: on Apple silicon, on NVIDIA GPUs and on Linux CPUs.
 //!
 //! [`MlxProvider::load`] takes a folder in the layout of the mlx-community (or the original Hugging
-//! Face) checkpoints, quantised or full. What it needs is read strictly: a tensor that is missing,
+//! Face) checkpoints, quantised or full, or a GGUF file. What it needs is read strictly: a tensor that is missing,
 //! left over or of another shape is an error that names it.
 #![deny(unsafe_code)]
 
@@ -22,6 +22,7 @@ mod families;
 mod ffi;
 mod fused_layer;
 mod generate;
+mod gguf;
 #[cfg(test)]
 mod golden;
 mod grammar;

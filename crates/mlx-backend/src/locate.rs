@@ -11,12 +11,13 @@ use std::{
 use crate::{
     Error, Result,
     checkpoint::{CONFIG, missing_shards},
+    gguf::is_gguf,
 };
 
 /// Hears of a file, its bytes done and its bytes in all.
 pub type DownloadProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
-/// Returns the folder of the model `name`: a path, or `organisation/model[@revision]`.
+/// Returns the folder, or the GGUF file, of the model `name`: a path, or `organisation/model[@revision]`.
 ///
 /// A name of the hub is looked for in the local cache, and is downloaded if it is not there, or
 /// not whole, and the feature `hub` is on. `offline` keeps to the cache, as `HF_HUB_OFFLINE` does.
@@ -31,11 +32,13 @@ pub(crate) fn locate(
 ) -> Result<PathBuf> {
     let not_found = |reason: String| Error::NotFound { name: name.to_owned(), reason };
     let path = Path::new(name);
-    if path.is_dir() {
+    if path.is_dir() || is_gguf(path) {
         return Ok(path.to_owned());
     }
     if path.exists() {
-        return Err(not_found("it is a file, expected the folder of a checkpoint".to_owned()));
+        let reason = "it is a file that does not begin with GGUF; expected such a file, or the folder of \
+                      a checkpoint";
+        return Err(not_found(reason.to_owned()));
     }
     let Some((repo, revision)) = hub_name(name) else {
         return Err(not_found(

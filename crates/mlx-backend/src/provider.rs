@@ -27,7 +27,6 @@ use crate::{
     Error, Result,
     caches::{Caches, Lease, ModelKey, SharedModel, model_identity, processor_identity},
     calls::CallReader,
-    chat::ChatTemplate,
     checkpoint::Checkpoint,
     contained::Contained,
     engine::{self, LoadProgress, LoadSpec},
@@ -41,7 +40,6 @@ use crate::{
     models::{self, Architecture},
     prompt::{Frontend, Workspaces},
     quantize::Quantize,
-    tokenizer::Tokenizer,
 };
 
 /// The name of this provider, as in `create_llm("mlx", ...)`.
@@ -171,8 +169,8 @@ pub struct MlxProvider {
 }
 
 impl MlxProvider {
-    /// Finds the model `name` (a folder, or `organisation/model` in the local Hugging Face cache or
-    /// on the hub) and loads it; blocks until it is read.
+    /// Finds the model `name` (a folder, a GGUF file, or `organisation/model` in the local Hugging Face
+    /// cache or on the hub) and loads it; blocks until it is read.
     ///
     /// # Errors
     /// If there is no such model, or its files are not those of a model that this crate runs.
@@ -212,7 +210,7 @@ impl MlxProvider {
         Ok(Self { info, path, frontend, options, places })
     }
 
-    /// Returns the folder that the model was loaded from.
+    /// Returns the folder, or the GGUF file, that the model was loaded from.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -264,7 +262,7 @@ impl Provider for MlxProvider {
     }
 }
 
-/// Returns the model in the folder `path`, which is read only if nobody has done so before.
+/// Returns the model at `path`, which is read only if nobody has done so before.
 fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
     let how = format!("{:?} {:?}", options.quantize, options.compute_type);
     let key = ModelKey::of(path, how.clone())?;
@@ -274,7 +272,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         let checkpoint = Checkpoint::open(path)?;
         let architecture = models::architecture(checkpoint.model_type())?;
         // The small files first: their errors should not wait for gigabytes.
-        let template = ChatTemplate::load(path)?;
+        let template = checkpoint.chat_template()?;
         let reader = image_reader(&checkpoint, architecture)?;
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;
@@ -288,7 +286,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         };
         // A vocabulary of 150 000 tokens takes half a second, in which most of the weights are read.
         let (tokenizer, loaded) = thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(path));
+            let tokenizer = scope.spawn(|| checkpoint.tokenizer());
             let loaded = engine::load(spec);
             (tokenizer.join(), loaded)
         });
@@ -451,7 +449,7 @@ pub(crate) fn image_reader(
     let sizes = (architecture.footprint)(checkpoint.config(), &checkpoint.config_path())?;
     let reader = ImageReader::from_configs(configs.0, configs.1, &sizes.tower);
     reader.map(Some).map_err(|e| Error::Config {
-        path: checkpoint.dir().join("preprocessor_config.json"),
+        path: checkpoint.config_path().with_file_name("preprocessor_config.json"),
         reason: e.to_string(),
     })
 }

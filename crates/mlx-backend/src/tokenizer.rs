@@ -142,7 +142,11 @@ impl Tokenizer {
         }
     }
 
-    fn from_json(json: &[u8]) -> Result<Self, String> {
+    /// Reads the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A sentence that says why it is none.
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, String> {
         let mut inner = Inner::from_bytes(json).map_err(|e| format!("not a tokenizer: {e}"))?;
         // A file may ask for the truncation and padding of training; a prompt must arrive whole.
         inner.with_truncation(None).map_err(|e| e.to_string())?;

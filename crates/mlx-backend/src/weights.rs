@@ -16,7 +16,11 @@ use mlx_rs::{Array, Dtype, transforms::eval};
 use safetensors::tensor::Metadata;
 
 use crate::{
-    Error, LoadError, Result, checkpoint::QuantizationConfig, device::Backend, quantize::Quantize,
+    Error, LoadError, Result,
+    checkpoint::QuantizationConfig,
+    device::Backend,
+    gguf::{Data, Gguf, Part, is_gguf},
+    quantize::Quantize,
 };
 
 /// Longest header of a safetensors file, in bytes; the format's own limit.
@@ -43,10 +47,11 @@ pub(crate) struct Weights {
 impl Weights {
     /// Opens `files` and renames their tensors; a name that `rename` maps to `None` is dropped.
     ///
-    /// Nothing but headers is read yet. Float tensors are cast to `dtype` as they are taken.
+    /// Nothing but headers is read yet, but of GGUF files. Float tensors are cast to `dtype` as they are
+    /// taken.
     ///
     /// # Errors
-    /// If a file cannot be read, is not a complete safetensors file, or holds a name twice.
+    /// As [`open_tensors`].
     pub(crate) fn open(
         files: &[PathBuf],
         rename: impl Fn(&str) -> Option<String>,
@@ -246,16 +251,31 @@ pub(crate) fn cast(array: Array, dtype: Dtype) -> Result<Array> {
 }
 
 /// Opens the tensors of `files` under the names that `rename` gives them; `None` drops one. Nothing
-/// but headers is read yet.
+/// but headers is read yet of safetensors files; the tensors of a GGUF file are read, since MLX has
+/// another layout.
 ///
 /// # Errors
-/// If a file cannot be read, is not a complete safetensors file, or holds a name twice.
+/// If a file cannot be read, is not a complete safetensors or GGUF file, or holds a name twice.
 pub(crate) fn open_tensors(
     files: &[PathBuf],
     rename: impl Fn(&str) -> Option<String>,
 ) -> Result<BTreeMap<String, Array>> {
     let mut tensors = BTreeMap::new();
+    let mut add = |name: String, array: Array| match tensors.insert(name.clone(), array) {
+        Some(_) => Err(Error::from(LoadError::Duplicate { name })),
+        None => Ok(()),
+    };
     for file in files {
+        if is_gguf(file) {
+            Gguf::open(file)?.read_parts(
+                |name| rename(name).is_some(),
+                |part| match rename(&part.name) {
+                    Some(name) => add(name, array(&part)),
+                    None => Ok(()),
+                },
+            )?;
+            continue;
+        }
         // Before MLX reads it, which trusts headers.
         read_header(file)?;
         let loaded = Array::load_safetensors(file).map_err(|e| Error::Config {
@@ -263,21 +283,34 @@ pub(crate) fn open_tensors(
             reason: format!("MLX cannot read it: {e}"),
         })?;
         for (name, array) in loaded {
-            let Some(name) = rename(&name) else { continue };
-            if tensors.insert(name.clone(), array).is_some() {
-                return Err(LoadError::Duplicate { name }.into());
+            if let Some(name) = rename(&name) {
+                add(name, array)?;
             }
         }
     }
     Ok(tensors)
 }
 
-/// Reads and checks a safetensors header: its length, its JSON, that offsets do not overlap, and
-/// that the file is as long as the header says.
+/// Makes a tensor of a GGUF file one of MLX.
+pub(crate) fn array(part: &Part) -> Array {
+    match &part.data {
+        Data::F32(values) => Array::from_slice(values, &part.shape),
+        Data::F16(values) => Array::from_slice(values, &part.shape),
+        Data::Bf16(values) => Array::from_slice(values, &part.shape),
+        Data::Words(words) => Array::from_slice(words, &part.shape),
+    }
+}
+
+/// Reads and checks the header of a safetensors or GGUF file: its length, its JSON, that offsets do not
+/// overlap, and that the file is as long as the header says. That of a GGUF file is returned as if it were
+/// a safetensors file in the layout of MLX.
 ///
 /// # Errors
-/// If the file cannot be read or is not a complete safetensors file.
+/// If the file cannot be read or is not a complete one.
 pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
+    if is_gguf(path) {
+        return Gguf::open(path)?.parts();
+    }
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;

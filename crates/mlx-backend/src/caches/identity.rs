@@ -10,7 +10,12 @@ use std::{
 use vision_preproc::{RgbView, Size};
 
 use super::Digest;
-use crate::{Error, Result, checkpoint::Checkpoint, kv_cache::KvCacheOptions};
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    gguf::{Gguf, is_gguf},
+    kv_cache::KvCacheOptions,
+};
 
 /// The content of an image file.
 pub(crate) fn encoded_content(bytes: &[u8]) -> Digest {
@@ -61,7 +66,11 @@ pub(crate) fn model_identity(checkpoint: &Checkpoint, options: &str) -> Result<D
     for path in checkpoint.weight_files() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         parts.push(name.into_bytes());
-        parts.push(samples(path).map_err(|source| Error::Io {
+        let header = match is_gguf(path) {
+            true => Some(Gguf::open(path)?.header_bytes()),
+            false => None,
+        };
+        parts.push(samples(path, header).map_err(|source| Error::Io {
             action: "read",
             path: path.clone(),
             source,
@@ -71,17 +80,18 @@ pub(crate) fn model_identity(checkpoint: &Checkpoint, options: &str) -> Result<D
     Ok(Digest::of("model", &parts))
 }
 
-/// Returns length, time of change, header and samples of a safetensors file.
-fn samples(path: &Path) -> io::Result<Vec<u8>> {
+/// Returns length, time of change, header and samples of a file whose header has `header` bytes, or says
+/// in its first eight, as safetensors files do, how many it has.
+fn samples(path: &Path, header: Option<u64>) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
     let length = metadata.len();
     let changed = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut bytes = length.to_le_bytes().to_vec();
     bytes.extend(changed.as_nanos().to_le_bytes());
-    let mut header_length = [0; 8];
-    file.read_exact(&mut header_length)?;
-    let header = u64::from_le_bytes(header_length).min(length);
+    let mut first = [0; 8];
+    file.read_exact(&mut first)?;
+    let header = header.unwrap_or(u64::from_le_bytes(first)).min(length);
     file.by_ref().take(header).read_to_end(&mut bytes)?;
     let last = length.saturating_sub(SAMPLE_BYTES);
     for i in 0..SAMPLES {

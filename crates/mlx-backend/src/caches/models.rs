@@ -38,32 +38,36 @@ pub(crate) struct SharedModel {
 /// options that it is loaded with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ModelKey {
-    dir: PathBuf,
+    path: PathBuf,
     files: Vec<(PathBuf, u64, SystemTime)>,
     options: String,
 }
 
 impl ModelKey {
-    /// Looks at the files in `dir`.
+    /// Looks at the files in the folder `path`, or at the file there.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be read.
-    pub(crate) fn of(dir: &Path, options: String) -> Result<Self> {
+    /// [`Error::Io`] if it cannot be read.
+    pub(crate) fn of(path: &Path, options: String) -> Result<Self> {
         let read = || -> io::Result<Self> {
-            let dir = dir.canonicalize()?;
+            let path = path.canonicalize()?;
+            let mut paths = vec![path.clone()];
+            if path.is_dir() {
+                let entries = fs::read_dir(&path)?.map(|entry| Ok(entry?.path()));
+                paths = entries.collect::<io::Result<_>>()?;
+            }
             let mut files = Vec::new();
-            for entry in fs::read_dir(&dir)? {
+            for path in paths {
                 // Through links: the hub's cache links to files named by their content.
-                let path = entry?.path();
                 let Ok(metadata) = fs::metadata(&path) else { continue };
                 if metadata.is_file() {
                     files.push((path, metadata.len(), metadata.modified()?));
                 }
             }
             files.sort();
-            Ok(Self { dir, files, options })
+            Ok(Self { path, files, options })
         };
-        read().map_err(|source| Error::Io { action: "read", path: dir.to_owned(), source })
+        read().map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })
     }
 
     /// Returns a file of the checkpoint that is not what it was when this was made: changed, removed or new.
@@ -71,7 +75,7 @@ impl ModelKey {
     /// # Errors
     /// As [`of`](Self::of).
     pub(crate) fn changed_since(&self) -> Result<Option<PathBuf>> {
-        let now = Self::of(&self.dir, String::new())?;
+        let now = Self::of(&self.path, String::new())?;
         let only = |these: &Self, those: &Self| {
             let mut files = these.files.iter().filter(|file| !those.files.contains(file));
             let read = |path: &Path| {
@@ -84,8 +88,9 @@ impl ModelKey {
 
     /// Returns the bytes of the weight files.
     pub(crate) fn weight_bytes(&self) -> u64 {
-        let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
-        self.files.iter().filter(|(path, ..)| weights(path)).map(|(_, bytes, _)| bytes).sum()
+        let is_weights =
+            |path: &Path| path == self.path || path.extension().is_some_and(|e| e == "safetensors");
+        self.files.iter().filter(|(path, ..)| is_weights(path)).map(|(_, bytes, _)| bytes).sum()
     }
 }
 

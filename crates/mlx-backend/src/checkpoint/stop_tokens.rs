@@ -4,17 +4,23 @@ use std::{collections::BTreeSet, path::Path};
 
 use serde_json::Value;
 
-use super::{CONFIG, files::read_json_if_any};
+use super::files::read_json_if_any;
 use crate::{
     Error, Result,
     tokenizer::{Tokenizer, token_text},
 };
 
-pub(super) fn collect(dir: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<BTreeSet<u32>> {
+/// Reads `config`, the JSON of the file at `path`, and what is beside it in `dir`, if that is a folder.
+pub(super) fn collect(
+    path: &Path,
+    dir: Option<&Path>,
+    config: &Value,
+    tokenizer: &Tokenizer,
+) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
-    let path = dir.join(CONFIG);
-    add_ids(&path, config.get("eos_token_id"), &mut ids)?;
-    add_ids(&path, config.get("text_config").and_then(|c| c.get("eos_token_id")), &mut ids)?;
+    add_ids(path, config.get("eos_token_id"), &mut ids)?;
+    add_ids(path, config.get("text_config").and_then(|c| c.get("eos_token_id")), &mut ids)?;
+    let Some(dir) = dir else { return Ok(ids) };
     let path = dir.join("generation_config.json");
     if let Some(generation) = read_json_if_any(&path)? {
         add_ids(&path, generation.get("eos_token_id"), &mut ids)?;
@@ -66,7 +72,8 @@ mod tests {
             .unwrap();
         let token = json!({"eos_token": {"content": "<|endoftext|>"}}).to_string();
         fs::write(dir.path().join("tokenizer_config.json"), token).unwrap();
-        let ids = collect(dir.path(), &config, &tokenizer()).unwrap();
+        let ids = collect(&dir.path().join("config.json"), Some(dir.path()), &config, &tokenizer())
+            .unwrap();
         assert_eq!(ids, BTreeSet::from([1, 2, 3, 4, 256]));
     }
 
@@ -75,11 +82,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token = json!({"eos_token": "not a token"}).to_string();
         fs::write(dir.path().join("tokenizer_config.json"), token).unwrap();
-        let ids = collect(dir.path(), &json!({"eos_token_id": null}), &tokenizer()).unwrap();
+        let ids = collect(
+            &dir.path().join("config.json"),
+            Some(dir.path()),
+            &json!({"eos_token_id": null}),
+            &tokenizer(),
+        )
+        .unwrap();
         assert!(ids.is_empty());
         for bad in [json!(-1), json!("2"), json!([1, 1.5]), json!(1u64 << 32)] {
             let config = json!({"eos_token_id": bad});
-            let text = collect(dir.path(), &config, &tokenizer()).unwrap_err().to_string();
+            let text =
+                collect(&dir.path().join("config.json"), Some(dir.path()), &config, &tokenizer())
+                    .unwrap_err()
+                    .to_string();
             assert!(text.contains("config.json: expected token ids"), "{text}");
         }
     }

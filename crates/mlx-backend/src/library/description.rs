@@ -9,21 +9,19 @@ use serde_json::Value;
 
 use crate::{
     Result,
-    chat::ChatTemplate,
     checkpoint::Checkpoint,
     grammar::Grammars,
     models,
     provider::{capabilities, image_reader},
     quantize::Quantize,
-    tokenizer::Tokenizer,
     weights::read_header,
 };
 
-/// What the checkpoint in a folder says of itself.
+/// What a checkpoint says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ModelDescription {
-    /// The family: `model_type` of its `config.json`.
+    /// The family: `model_type` of its `config.json`, or the architecture of a GGUF file.
     pub family: String,
     /// Why this crate cannot run it, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +40,8 @@ pub struct ModelDescription {
     pub capabilities: Capabilities,
 }
 
-/// Reads what the checkpoint in `folder` says of itself: its configuration and the headers of its weights.
+/// Reads what the checkpoint in `folder`, or the GGUF file there, says of itself: its configuration and the
+/// headers of its weights.
 ///
 /// # Errors
 /// If it is no checkpoint, a weight file is missing, or a file does not say what it must.
@@ -55,9 +54,9 @@ pub fn describe(folder: &Path) -> Result<ModelDescription> {
     let (unsupported, capabilities) = match architecture {
         Ok(architecture) => {
             let reads = image_reader(&checkpoint, architecture)?.is_some();
-            let tokenizer = Arc::new(Tokenizer::load(folder)?);
+            let tokenizer = Arc::new(checkpoint.tokenizer()?);
             let stops = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
-            let tools = ChatTemplate::load(folder).is_ok_and(|template| template.knows_tools());
+            let tools = checkpoint.chat_template().is_ok_and(|template| template.knows_tools());
             (None, capabilities(reads, &Grammars::new(tokenizer, stops), tools))
         }
         Err(error) => (Some(error.to_string()), Capabilities::default()),

@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// A folder, or organisation/model of the Hugging Face hub [default: the embedded tiny-vl]; of
-    /// another provider than mlx, the name that it has for a model
+    /// A folder, a GGUF file, or organisation/model of the Hugging Face hub [default: the embedded
+    /// tiny-vl]; of another provider than mlx, the name that it has for a model
     #[arg(short, long, value_name = "NAME")]
     model: Option<String>,
     /// What runs the model: mlx on this machine, or openai (any server that speaks its protocol) or

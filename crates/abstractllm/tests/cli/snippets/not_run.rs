@@ -26,6 +26,7 @@ pub(crate) const NOT_RUN: &[(&str, &[&str])] = &[
         "it needs packages from the network, and minutes to hours",
         &[
             "cargo xtask bench preproc --peers",
+            "abstractllm generate --model SmolLM2-135M-Instruct.Q4_1.gguf --prompt \"What is the capital of France?\"",
             "cargo xtask bench generate target/7b-4bit --peers",
             "cargo xtask bench cache models/tiny-vl/full --peers",
             "python3 -m venv .venv",

@@ -93,7 +93,7 @@ fn find(name: &str) -> Result<Found> {
         return Found::embedded();
     }
     let path = Path::new(name);
-    if path.is_dir() {
+    if path.exists() {
         return Ok(Found::folder(path, path.parent()));
     }
     let cache = mlx::hub_cache_dir();
@@ -102,8 +102,8 @@ fn find(name: &str) -> Result<Found> {
     found.ok_or_else(|| {
         let cache = cache.map_or_else(String::new, |cache| format!(" or in {}", cache.display()));
         let message = format!(
-            "no model `{name}`: expected `tiny-vl`, a folder, or a model that was downloaded; there is \
-             none as a folder{cache}"
+            "no model `{name}`: expected `tiny-vl`, a folder, a GGUF file, or a model that was \
+             downloaded; there is none as a folder or file{cache}"
         );
         Error::new(ErrorKind::Model, message)
     })
