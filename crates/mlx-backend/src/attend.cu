@@ -1,7 +1,7 @@
 // Attention of one token: rotates its queries and its key, puts key and value behind those of the
 // tokens before it, and attends to all of them. For G query heads that share a key head of D values.
 //
-// The keys are divided among SPLITS blocks for each key head, and among the warps of a block, 16 at a
+// The keys of a key head are divided among blocks, and among the warps of a block, 16 at a
 // time. Tensor cores multiply them: the query heads are the rows of one factor, of which G count. Each
 // warp keeps a softmax of its own as it goes; these are put together in the block, and then over all
 // blocks of the head. arXiv:2311.01282
@@ -46,18 +46,26 @@ struct Room {
 template <int D>
 constexpr int ROW = D + 4;
 
-// The part of this block, one of SPLITS for each key head, of each of the G query heads.
-template <int D, int G, int SPLITS>
+// Some of the keys of a key head.
+struct Keys {
+  int head, from, to;
+
+  // Of `keys` for each of K heads, the part of this block, one of `splits` for each head.
+  __device__ static Keys of_block(int K, int keys, int splits) {
+    const int split = blockIdx.x % splits, each = (keys + splits - 1) / splits;
+    return {min(int(blockIdx.x) / splits, K - 1), split * each, min(keys, (split + 1) * each)};
+  }
+};
+
+// What each of G query heads finds in a part of their keys.
+template <int D, int G>
 class Part {
  public:
   // Reads ahead, and turns nothing yet: `heads` of `run` may still be on their way.
   __device__ Part(
       __nv_bfloat16* keys, __nv_bfloat16* values, int K, int capacity, int position, int place,
-      float log2_base)
-      : K(K), head(min(int(blockIdx.x) / SPLITS, K - 1)), place(place) {
-    const int split = blockIdx.x % SPLITS, each = (place + SPLITS) / SPLITS;
-    from = split * each;
-    to = min(place + 1, from + each);
+      float log2_base, Keys part)
+      : K(K), head(part.head), from(part.from), to(part.to), place(place) {
     this->keys = keys + size_t(head) * capacity * D;
     this->values = values + size_t(head) * capacity * D;
     take_keys(first());
@@ -68,7 +76,8 @@ class Part {
     sine = sinf(angle);
   }
 
-  __device__ void run(Room<D, G>& room, const __nv_bfloat16* heads, float scale, float* parts);
+  // Writes G rows to `found`.
+  __device__ void run(Room<D, G>& room, const __nv_bfloat16* heads, float scale, float* found);
 
  private:
   static constexpr int THREADS = WARPS * 32;
@@ -120,9 +129,9 @@ class Part {
   }
 };
 
-template <int D, int G, int SPLITS>
-__device__ inline void Part<D, G, SPLITS>::run(
-    Room<D, G>& room, const __nv_bfloat16* heads, float scale, float* parts) {
+template <int D, int G>
+__device__ inline void Part<D, G>::run(
+    Room<D, G>& room, const __nv_bfloat16* heads, float scale, float* found) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, t = lane % 4;
   auto& turned = room.turned;
   constexpr int TURNS = (G + 1) * D / 2;
@@ -242,7 +251,6 @@ __device__ inline void Part<D, G, SPLITS>::run(
   }
   __syncthreads();
 
-  float* mine = parts + size_t(blockIdx.x) * G * ROW<D>;
   for (int i = threadIdx.x; i < G * D / 4; i += THREADS) {
     const int g = i / (D / 4), d = i % (D / 4) * 4;
     float top = NONE, sum = 0;
@@ -261,10 +269,10 @@ __device__ inline void Part<D, G, SPLITS>::run(
       out.z += share * v.z;
       out.w += share * v.w;
     }
-    *reinterpret_cast<float4*>(mine + g * ROW<D> + d) = out;
+    *reinterpret_cast<float4*>(found + g * ROW<D> + d) = out;
     if (d == 0) {
-      mine[g * ROW<D> + D] = top;
-      mine[g * ROW<D> + D + 1] = sum;
+      found[g * ROW<D> + D] = top;
+      found[g * ROW<D> + D + 1] = sum;
     }
   }
 }
@@ -280,9 +288,10 @@ __device__ inline void run(
   __shared__ float shares[G][SPLITS];
   __shared__ bool is_last;
   const int head = blockIdx.x / SPLITS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  Part<D, G, SPLITS> part(
-      keys, values, K, capacity, position, position - state[0], log2_base);
-  part.run(room, heads, scale, parts);
+  const int place = position - state[0];
+  Part<D, G> part(
+      keys, values, K, capacity, position, place, log2_base, Keys::of_block(K, place + 1, SPLITS));
+  part.run(room, heads, scale, parts + size_t(blockIdx.x) * G * ROW<D>);
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {

@@ -51,7 +51,13 @@ impl Attend {
         );
         CudaKernel::new(&CudaSource {
             name: "attend",
-            inputs: &["heads", "keys", "values", "position", "state"],
+            inputs: &[
+                ("heads", dtype),
+                ("keys", dtype),
+                ("values", dtype),
+                ("position", Dtype::Int32),
+                ("state", Dtype::Int32),
+            ],
             header: &[include_str!("attend.cu")],
             body: &body,
             shape: &[1, 1, heads * d],
@@ -85,7 +91,7 @@ impl Attend {
         position: &Array,
         state: &Array,
     ) -> MlxResult<Array> {
-        self.kernel.apply([heads, keys, values, position, state])
+        self.kernel.apply(&[heads, keys, values, position, state])
     }
 }
 

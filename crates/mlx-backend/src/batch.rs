@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     device::Backend,
     generate::{Generation, ReadPrompt, Status},
-    kv_cache::{KvCache, KvCacheOptions, RowCaches},
+    kv_cache::{KvCache, KvCacheOptions, RowCaches, SequenceCaches},
     models::VisionLanguageModel,
     nn::mlx_error,
     rope::Rotation,
@@ -63,6 +63,8 @@ struct Row {
 enum Read {
     One(Vec<KvCache>),
     Many(RowCaches),
+    /// Several for a model that takes each where it is.
+    Apart(SequenceCaches),
 }
 
 impl Row {
@@ -219,7 +221,8 @@ impl Batch {
             joining.push(caches);
             next.push(token);
         }
-        let order = self.read.change(&stays, joining, self.backend)?;
+        let apart = self.model.decoder().takes_sequences();
+        let order = self.read.change(&stays, joining, (!apart).then_some(self.backend))?;
         if !order.is_empty() {
             let picked: Vec<i32> = order.iter().map(|&row| row as i32).collect();
             let picked = Array::from_slice(&picked, &[picked.len() as i32]);
@@ -241,6 +244,10 @@ impl Batch {
                 let rows = self.rows.iter().zip(many.bytes());
                 rows.for_each(|(row, bytes)| row.generation.holds(bytes));
             }
+            Read::Apart(many) => {
+                let rows = self.rows.iter().zip(many.bytes());
+                rows.for_each(|(row, bytes)| row.generation.holds(bytes));
+            }
         }
     }
 
@@ -258,12 +265,17 @@ impl Batch {
                 hidden.try_index((.., -1, ..))?
             }
             Read::Many(many) => {
-                let deltas = self.rows.iter().map(|row| row.delta);
-                let positions: Vec<i32> = many.lengths().zip(deltas).map(|(l, d)| l + d).collect();
+                let positions = positions(&self.rows, many.lengths());
                 many.begin_step()?;
                 let x = self.model.embed(&next.reshape(&[1, -1])?)?;
                 let hidden = self.model.forward(x, &Rotation::rows(&positions), many)?;
                 many.end_step();
+                hidden.reshape(&[hidden.dim(1), hidden.dim(2)])?
+            }
+            Read::Apart(many) => {
+                let positions = positions(&self.rows, many.lengths());
+                let x = self.model.embed(&next.reshape(&[1, -1])?)?;
+                let hidden = self.model.forward(x, &Rotation::rows(&positions), many)?;
                 hidden.reshape(&[hidden.dim(1), hidden.dim(2)])?
             }
         };
@@ -280,15 +292,16 @@ impl Read {
         match self {
             Self::One(caches) => Ok(caches.clone()),
             Self::Many(many) => many.row(row),
+            Self::Apart(many) => many.row(row),
         }
     }
 
-    /// As [`RowCaches::change`].
+    /// As [`RowCaches::change`]; several share buffers as suits the device in `shared`, if they do.
     fn change(
         &mut self,
         stays: &[bool],
         mut joining: Vec<Vec<KvCache>>,
-        backend: Backend,
+        shared: Option<Backend>,
     ) -> MlxResult<Vec<usize>> {
         let staying = stays.iter().position(|&stays| stays);
         match (self, stays.iter().filter(|&&stays| stays).count() + joining.len()) {
@@ -302,20 +315,36 @@ impl Read {
                 Ok(vec![staying.unwrap_or(stays.len())])
             }
             (Self::Many(many), _) => many.change(stays, joining),
+            (Self::Apart(many), _) => Ok(many.change(stays, joining)),
             (read, _) => {
-                let mut many = RowCaches::new(backend);
                 let alone = match std::mem::replace(read, Self::One(Vec::new())) {
                     Self::One(caches) => staying.map(|_| caches),
-                    Self::Many(_) => None,
+                    Self::Many(_) | Self::Apart(_) => None,
                 };
                 // What is gone has no place in the new order.
                 let gone = stays.len() - usize::from(alone.is_some());
-                let order = many.change(&[], alone.into_iter().chain(joining).collect())?;
-                *read = Self::Many(many);
+                let all: Vec<_> = alone.into_iter().chain(joining).collect();
+                let (many, order) = match shared {
+                    Some(backend) => {
+                        let mut many = RowCaches::new(backend);
+                        let order = many.change(&[], all)?;
+                        (Self::Many(many), order)
+                    }
+                    None => {
+                        let order = (0..all.len()).collect();
+                        (Self::Apart(SequenceCaches::new(all)), order)
+                    }
+                };
+                *read = many;
                 Ok(order.into_iter().map(|row| row + gone).collect())
             }
         }
     }
+}
+
+/// Returns where the next token of each of `rows`, of which as many as `lengths` were read, stands.
+fn positions(rows: &[Row], lengths: impl Iterator<Item = i32>) -> Vec<i32> {
+    lengths.zip(rows).map(|(length, row)| length + row.delta).collect()
 }
 
 /// Waits for tokens `[B]`.

@@ -4,6 +4,8 @@
 
 mod attend;
 mod attend_rows;
+#[cfg(target_os = "linux")]
+mod cuda_compile;
 mod cuda_device;
 mod cuda_kernel;
 mod exp;

@@ -8,7 +8,9 @@
 //! it made.
 //!
 //! `chunk.cu` multiplies, `ring.cu` brings weights, `product.cu` is a product of both, and `layer.cu` puts
-//! products and attention together.
+//! products and attention together. What differs for several sequences is in `rows.rs`.
+
+mod rows;
 
 use mlx_rs::{
     Array, Dtype,
@@ -16,6 +18,7 @@ use mlx_rs::{
     ops,
 };
 
+pub(crate) use self::rows::FusedRows;
 use crate::{
     ffi::{CudaDevice, CudaKernel, CudaSource, cuda_device},
     kv_cache::Place,
@@ -98,47 +101,27 @@ impl FusedLayer {
                {blocks}, {depth}>;
              static_assert(L::SHARED <= {shared_bytes} && L::SCRATCH <= {scratch}, \"room\");
              L::run(fused::Arguments{{
-               x, attention_gain, {bias}, mlp_gain,
-               {{qkv, qkv_scales, qkv_biases}}, {{o, o_scales, o_biases}},
-               {{gate_up, gate_up_scales, gate_up_biases}}, {{down, down_scales, down_biases}},
+               {weights},
                const_cast<__nv_bfloat16*>(keys), const_cast<__nv_bfloat16*>(values),
                keys_shape[2], position[0], position[0] - state[0], const_cast<int*>(counter),
                {log2_base:e}f, {scale:e}f, {eps:e}f, parts, y}});",
-            format = if packing.is_some() { "Packed" } else { "Dense" },
-            bias = if parts.qkv.bias().is_some() { "bias" } else { "nullptr" },
+            format = format_of(packing),
+            weights = weights_text(parts),
             log2_base = base.log2(),
             scale = (d as f32).powf(-0.5),
             eps = parts.attention_norm.parts().1,
         );
+        let mut inputs = weights(packing);
+        inputs.extend(["keys", "values"].map(|name| (name, dtype)));
+        inputs.extend(["position", "state", "counter"].map(|name| (name, Dtype::Int32)));
         let kernel = CudaKernel::new(&CudaSource {
             name: "fused_layer",
-            inputs: &[
-                "x",
-                "attention_gain",
-                "qkv",
-                "qkv_scales",
-                "qkv_biases",
-                "bias",
-                "o",
-                "o_scales",
-                "o_biases",
-                "mlp_gain",
-                "gate_up",
-                "gate_up_scales",
-                "gate_up_biases",
-                "down",
-                "down_scales",
-                "down_biases",
-                "keys",
-                "values",
-                "position",
-                "state",
-                "counter",
-            ],
+            inputs: &inputs,
             header: &[
                 include_str!("attend.cu"),
                 include_str!("fused_layer/chunk.cu"),
                 include_str!("fused_layer/ring.cu"),
+                include_str!("fused_layer/meet.cu"),
                 include_str!("fused_layer/product.cu"),
                 include_str!("fused_layer/layer.cu"),
             ],
@@ -149,6 +132,7 @@ impl FusedLayer {
             threads: THREADS,
             shared_bytes,
         })?;
+        kernel.prepare();
         let counter = ops::zeros_dtype(&[32], Dtype::Int32)?;
         counter.eval()?;
         Ok(Some(Self { kernel, counter }))
@@ -164,39 +148,114 @@ impl FusedLayer {
         position: &Array,
         place: &Place<'_>,
     ) -> MlxResult<Array> {
-        let [qkv, qkv_scales, qkv_biases] = arrays(parts.qkv)?;
-        let [o, o_scales, o_biases] = arrays(parts.o)?;
-        let [gate_up, gate_up_scales, gate_up_biases] = arrays(parts.gate_up)?;
-        let [down, down_scales, down_biases] = arrays(parts.down)?;
-        let (attention_gain, mlp_gain) = (parts.attention_norm.parts().0, parts.mlp_norm.parts().0);
-        self.kernel.apply([
-            x,
-            attention_gain,
-            qkv,
-            qkv_scales,
-            qkv_biases,
-            parts.qkv.bias().unwrap_or(attention_gain),
-            o,
-            o_scales,
-            o_biases,
-            mlp_gain,
-            gate_up,
-            gate_up_scales,
-            gate_up_biases,
-            down,
-            down_scales,
-            down_biases,
-            place.keys,
-            place.values,
-            position,
-            place.state,
-            &self.counter,
-        ])
+        let mut inputs = inputs_of(x, parts)?;
+        inputs.extend([place.keys, place.values, position, place.state, &self.counter]);
+        self.kernel.apply(&inputs)
     }
+}
+
+/// Names and types of what [`inputs_of`] returns, of weights packed like this.
+fn weights(packing: Option<Quantize>) -> Vec<(&'static str, Dtype)> {
+    let dtype = Dtype::Bfloat16;
+    let words = if packing.is_some() { Dtype::Uint32 } else { dtype };
+    vec![
+        ("x", dtype),
+        ("attention_gain", dtype),
+        ("qkv", words),
+        ("qkv_scales", dtype),
+        ("qkv_biases", dtype),
+        ("bias", dtype),
+        ("o", words),
+        ("o_scales", dtype),
+        ("o_biases", dtype),
+        ("mlp_gain", dtype),
+        ("gate_up", words),
+        ("gate_up_scales", dtype),
+        ("gate_up_biases", dtype),
+        ("down", words),
+        ("down_scales", dtype),
+        ("down_biases", dtype),
+    ]
+}
+
+/// The begin of a kernel's arguments, of those names.
+fn weights_text(parts: &LayerParts<'_>) -> String {
+    let bias = if parts.qkv.bias().is_some() { "bias" } else { "nullptr" };
+    format!(
+        "x, attention_gain, {bias}, mlp_gain,
+         {{qkv, qkv_scales, qkv_biases}}, {{o, o_scales, o_biases}},
+         {{gate_up, gate_up_scales, gate_up_biases}}, {{down, down_scales, down_biases}}"
+    )
+}
+
+fn inputs_of<'a>(x: &'a Array, parts: &LayerParts<'a>) -> MlxResult<Vec<&'a Array>> {
+    let [qkv, qkv_scales, qkv_biases] = arrays(parts.qkv)?;
+    let [o, o_scales, o_biases] = arrays(parts.o)?;
+    let [gate_up, gate_up_scales, gate_up_biases] = arrays(parts.gate_up)?;
+    let [down, down_scales, down_biases] = arrays(parts.down)?;
+    let (attention_gain, mlp_gain) = (parts.attention_norm.parts().0, parts.mlp_norm.parts().0);
+    let bias = parts.qkv.bias().unwrap_or(attention_gain);
+    Ok(vec![
+        x,
+        attention_gain,
+        qkv,
+        qkv_scales,
+        qkv_biases,
+        bias,
+        o,
+        o_scales,
+        o_biases,
+        mlp_gain,
+        gate_up,
+        gate_up_scales,
+        gate_up_biases,
+        down,
+        down_scales,
+        down_biases,
+    ])
 }
 
 fn arrays(of: &Linear) -> MlxResult<[&Array; 3]> {
     of.arrays().ok_or_else(|| Exception::custom("packed weights without biases"))
+}
+
+/// The type of chunk.cu for weights packed like this.
+fn format_of(packing: Option<Quantize>) -> &'static str {
+    if packing.is_some() { "Packed" } else { "Dense" }
+}
+
+/// Returns, of a row of weights, the values in a chunk, and the bytes of a chunk of 16 rows; `None` if
+/// the kernels are not written for weights packed like this.
+fn chunk_of(packing: Option<Quantize>) -> Option<(i32, i32)> {
+    match packing {
+        Some(how) if how == Quantize::affine(4, 64) => {
+            Some((256, TILE * CHUNK_BYTES + 2 * TILE * 8))
+        }
+        Some(_) => None,
+        None => Some((64, TILE * CHUNK_BYTES)),
+    }
+}
+
+/// Whether shapes are such as the kernels are written for.
+fn fits(parts: &LayerParts<'_>, heads: &Heads, values: i32, device: CudaDevice) -> bool {
+    let LayerParts { attention_norm, qkv, o, mlp_norm, gate_up, down } = *parts;
+    let Heads { queries, keys, values: d, .. } = *heads;
+    let products = [qkv, o, gate_up, down];
+    let (hidden, inner) = (qkv.shape().1, down.shape().1);
+    device.major >= 8
+        && products.iter().all(|product| product.packing() == qkv.packing())
+        && products.iter().all(|product| product.shape().1 % values == 0)
+        && products[1..].iter().all(|product| product.bias().is_none())
+        && attention_norm.parts().1 == mlp_norm.parts().1
+        && qkv.shape().0 == (queries + 2 * keys) * d
+        && o.shape() == (hidden, queries * d)
+        && gate_up.shape() == (2 * inner, hidden)
+        && down.shape().0 == hidden
+        && keys > 0
+        && queries % keys == 0
+        && queries / keys <= MAX_SHARE
+        && keys <= device.multiprocessors
+        && (d == 64 || d == 128)
 }
 
 /// Returns the numbers for the kernel, or `None` if it is not written for these shapes.
@@ -206,33 +265,14 @@ fn plan(
     packing: Option<Quantize>,
     device: CudaDevice,
 ) -> Option<Plan> {
-    let LayerParts { attention_norm, qkv, o, mlp_norm, gate_up, down } = *parts;
+    let LayerParts { qkv, o, gate_up, down, .. } = *parts;
     let Heads { queries, keys, values: d, .. } = *heads;
-    let products = [qkv, o, gate_up, down];
-    // Of a row, the values in a chunk; and the bytes of a chunk of 16 rows.
-    let (values, stage) = match packing {
-        Some(how) if how == Quantize::affine(4, 64) => (256, TILE * CHUNK_BYTES + 2 * TILE * 8),
-        Some(_) => return None,
-        None => (64, TILE * CHUNK_BYTES),
-    };
+    let (values, stage) = chunk_of(packing)?;
     let (hidden, inner, blocks) = (qkv.shape().1, down.shape().1, device.multiprocessors);
-    let alike = products.iter().all(|product| product.packing() == packing)
-        && products[1..].iter().all(|product| product.bias().is_none())
-        && attention_norm.parts().1 == mlp_norm.parts().1;
-    let fits = qkv.shape().0 == (queries + 2 * keys) * d
-        && o.shape() == (hidden, queries * d)
-        && gate_up.shape() == (2 * inner, hidden)
-        && down.shape().0 == hidden
-        && keys > 0
-        && queries % keys == 0
-        && queries / keys <= MAX_SHARE
-        && keys <= blocks
-        && (d == 64 || d == 128);
-    let chunks = products
-        .iter()
-        .all(|product| product.shape().1 % values == 0 && product.shape().1 / values >= WARPS);
+    let long_enough =
+        [qkv, o, gate_up, down].iter().all(|product| product.shape().1 / values >= WARPS);
     let outputs = [qkv.shape().0, hidden, inner].map(|all| ceil(all, blocks));
-    if device.major < 8 || !(alike && fits && chunks) || outputs.iter().any(|&n| n > THREADS) {
+    if !fits(parts, heads, values, device) || !long_enough || outputs.iter().any(|&n| n > THREADS) {
         return None;
     }
     let share = queries / keys;

@@ -4,6 +4,7 @@ mod options;
 mod packed;
 mod plain;
 mod rows;
+mod sequences;
 mod window;
 
 use std::{fmt, ops::Range};
@@ -21,6 +22,7 @@ use self::{packed::PackedCache, window::WindowCache};
 pub(crate) use self::{
     plain::{PlainCache, STEP_TOKENS},
     rows::{RowCaches, padded_tokens},
+    sequences::{Places, SequenceCaches},
 };
 
 /// What the layers of a decoder have read: one sequence, or several that are read together.
@@ -38,6 +40,18 @@ pub(crate) trait LayerCaches: fmt::Debug {
     /// Counts one token more in `layer`, at `position`, and returns where a kernel of our own is to write
     /// it; none if it must be appended by [`attend`](Self::attend).
     fn next_place(&mut self, _layer: usize, _position: i32) -> MlxResult<Option<Place<'_>>> {
+        Ok(None)
+    }
+
+    /// The same for one token more of each of several sequences, those in `rows`, with room for the
+    /// numbers of `width`; none if they are not in buffers of their own.
+    fn next_places(
+        &mut self,
+        _layer: usize,
+        _rows: Range<usize>,
+        _positions: &[i32],
+        _width: usize,
+    ) -> MlxResult<Option<Places>> {
         Ok(None)
     }
 }

@@ -228,7 +228,7 @@ mod tests {
         let file = dir.path().join("model.safetensors");
         fs::write(&file, "").unwrap();
         let error = offline(file.to_str().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("it is a file, expected the folder"), "{error}");
+        assert!(error.contains("a file that does not begin with GGUF"), "{error}");
     }
 
     #[test]

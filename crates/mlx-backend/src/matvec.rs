@@ -100,7 +100,14 @@ impl Matvec {
         shape[ndim - 1] = outputs;
         let kernel = CudaKernel::new(&CudaSource {
             name: if how.is_some() { "matvec_packed" } else { "matvec_dense" },
-            inputs: &["x", "gain", "w", "scales", "biases", "extra"],
+            inputs: &[
+                ("x", dtype),
+                ("gain", dtype),
+                ("w", if how.is_some() { Dtype::Uint32 } else { dtype }),
+                ("scales", dtype),
+                ("biases", dtype),
+                ("extra", dtype),
+            ],
             header: &[include_str!("matvec.cu")],
             body: &source,
             shape: &shape,
@@ -109,10 +116,11 @@ impl Matvec {
             threads: WARPS * 32,
             shared_bytes: 0,
         })?;
+        kernel.prepare();
         let axes = if epilogue == Epilogue::SwiGlu { 4 } else { 5 };
         let absent = ops::zeros_dtype(&vec![1; axes], dtype)?;
         let rows = match how {
-            Some(_) => Rows::new((rows, input), norm_eps, epilogue, ndim),
+            Some(_) => Rows::new((rows, input), norm_eps, epilogue, ndim)?,
             None => None,
         };
         Ok(Some(Self { kernel, input, ndim, absent, rows }))
@@ -143,7 +151,7 @@ impl Matvec {
             return rows.apply(x, weights, gain, extra.unwrap_or(absent));
         }
         let (gain, extra) = (gain.unwrap_or(absent), extra.unwrap_or(absent));
-        self.kernel.apply([x, gain, words, scales, biases, extra])
+        self.kernel.apply(&[x, gain, words, scales, biases, extra])
     }
 }
 

@@ -49,8 +49,8 @@ impl Positions {
 pub(crate) enum Rotation {
     /// Consecutive positions from this one on, as a number of MLX, whose fused kernel does it, and ours.
     Offset(Array, i32),
-    /// The position of the one token that each of several sequences adds, `[B]`.
-    Rows(Array),
+    /// The position of the one token that each of several sequences adds, `[B]`, and the same here.
+    Rows(Array, Vec<i32>),
     /// Cosines and sines, `[L, D]`.
     Table(Array, Array),
     /// As [`Offset`](Self::Offset), of tokens that see each other.
@@ -65,7 +65,7 @@ impl Rotation {
 
     /// Returns the rotation of a token of each of several sequences, at `positions`.
     pub(crate) fn rows(positions: &[i32]) -> Self {
-        Self::Rows(Array::from_slice(positions, &[positions.len() as i32]))
+        Self::Rows(Array::from_slice(positions, &[positions.len() as i32]), positions.to_vec())
     }
 }
 
@@ -134,7 +134,9 @@ impl Rope {
     /// Rotates `[B, H, L, D]`.
     pub(crate) fn apply(&self, x: &Array, rotation: &Rotation) -> MlxResult<Array> {
         match rotation {
-            Rotation::Offset(offset, _) | Rotation::Together(offset) | Rotation::Rows(offset) => {
+            Rotation::Offset(offset, _)
+            | Rotation::Together(offset)
+            | Rotation::Rows(offset, _) => {
                 let periods = self.periods.as_ref();
                 fast::rope_dynamic(x, self.dims, false, self.base, 1.0, offset, periods)
             }

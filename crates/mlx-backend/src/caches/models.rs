@@ -78,10 +78,11 @@ impl ModelKey {
         let now = Self::of(&self.path, String::new())?;
         let only = |these: &Self, those: &Self| {
             let mut files = these.files.iter().filter(|file| !those.files.contains(file));
-            let read = |path: &Path| {
-                ["safetensors", "json", "jinja"].map(|e| path.extension() == Some(e.as_ref()))
+            let is_read = |path: &Path| {
+                let read = ["safetensors", "json", "jinja"];
+                path == self.path || read.iter().any(|e| path.extension() == Some(e.as_ref()))
             };
-            files.find(|(path, ..)| read(path).contains(&true)).map(|(path, ..)| path.clone())
+            files.find(|(path, ..)| is_read(path)).map(|(path, ..)| path.clone())
         };
         Ok(only(&now, self).or_else(|| only(self, &now)))
     }

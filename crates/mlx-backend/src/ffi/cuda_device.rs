@@ -7,6 +7,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 pub(crate) struct CudaDevice {
     /// As 9 of `sm_90`.
     pub(crate) major: i32,
+    /// As 0 of `sm_90`.
+    pub(crate) minor: i32,
     pub(crate) multiprocessors: i32,
     /// Bytes of shared memory that a block can have.
     pub(crate) shared_bytes: i32,
@@ -18,6 +20,7 @@ pub(crate) fn cuda_device() -> Option<CudaDevice> {
     // Numbers of `CUdevice_attribute` in cuda.h.
     const MULTIPROCESSORS: c_int = 16;
     const MAJOR: c_int = 75;
+    const MINOR: c_int = 76;
     const SHARED_BYTES: c_int = 97;
     type Init = extern "C" fn(u32) -> c_int;
     type DeviceGet = extern "C" fn(*mut c_int, c_int) -> c_int;
@@ -51,6 +54,7 @@ pub(crate) fn cuda_device() -> Option<CudaDevice> {
     };
     Some(CudaDevice {
         major: number(MAJOR)?,
+        minor: number(MINOR)?,
         multiprocessors: number(MULTIPROCESSORS)?,
         shared_bytes: number(SHARED_BYTES)?,
     })
@@ -63,10 +67,10 @@ pub(crate) fn cuda_device() -> Option<CudaDevice> {
 }
 
 #[cfg(target_os = "linux")]
-const RTLD_LAZY: c_int = 1;
+pub(super) const RTLD_LAZY: c_int = 1;
 
 #[cfg(target_os = "linux")]
 unsafe extern "C" {
-    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
-    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+    pub(super) fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    pub(super) fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
 }

@@ -1,6 +1,5 @@
 // A block of a decoder for one token, as one kernel that holds the whole device. Where all blocks of
-// the grid need what others made they wait for each other, at a counter in memory; so the grid must not
-// be larger than the device can run at once.
+// the grid need what others made they wait for each other.
 //
 //   heads    = Wqkv norm(x) + bias
 //   parts    = attention of each head over a part of the keys           attend.cu
@@ -12,36 +11,6 @@
 // What is rounded to bf16 in between is what the operations of MLX would have stored.
 
 namespace fused {
-
-// Waits until all blocks of the grid have come here; `passed` counts how often.
-__device__ inline void meet(int* counter, int& passed) {
-  __syncthreads();
-  ++passed;
-  if (threadIdx.x == 0) {
-    const int all = gridDim.x * passed;
-    asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
-    int seen, looks = 0;
-    do {
-      asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
-      if (++looks > 1 << 25) {
-        // A block that never came: an error is better than a device that hangs.
-        __trap();
-      }
-    } while (seen < all);
-  }
-  __syncthreads();
-}
-
-// As the last block to leave, sets the counter back to zero.
-__device__ inline void leave(int* counter, int passed) {
-  if (threadIdx.x == 0 && atomicAdd(counter, 1) == int(gridDim.x) * (passed + 1) - 1) {
-    *counter = 0;
-  }
-}
-
-struct Weights {
-  const void *words, *scales, *biases;
-};
 
 struct Arguments {
   const __nv_bfloat16 *x, *attention_gain, *bias, *mlp_gain;
@@ -97,10 +66,10 @@ struct Layer {
 
     constexpr int V = F::VALUES;
     if (i == 0) {
-      shares[0] = Share(a.qkv.words, a.qkv.scales, a.qkv.biases, E / V, HEADS, false);
-      shares[1] = Share(a.o.words, a.o.scales, a.o.biases, H * D / V, E, false);
-      shares[2] = Share(a.gate_up.words, a.gate_up.scales, a.gate_up.biases, E / V, I, true);
-      shares[3] = Share(a.down.words, a.down.scales, a.down.biases, I / V, E, false);
+      shares[0] = Share(a.qkv.words, a.qkv.scales, a.qkv.biases, E / V, HEADS, false, BLOCKS);
+      shares[1] = Share(a.o.words, a.o.scales, a.o.biases, H * D / V, E, false, BLOCKS);
+      shares[2] = Share(a.gate_up.words, a.gate_up.scales, a.gate_up.biases, E / V, I, true, BLOCKS);
+      shares[3] = Share(a.down.words, a.down.scales, a.down.biases, I / V, E, false, BLOCKS);
     }
     // Asked for before the weights, which fill the way from memory.
     Values<E> hidden, gain;
@@ -129,12 +98,15 @@ struct Layer {
     hidden.template put_into<F>(x, sums);
     multiply_share<F, E>(ring, x, sums, shares[0].tiles, found);
     put_out(shares[0], add, heads);
-    attend::Part<D, G, SPLITS> part(
-        a.keys, a.values, KV, a.capacity, a.position, a.place, a.log2_base);
+    attend::Part<D, G> part(
+        a.keys, a.values, KV, a.capacity, a.position, a.place, a.log2_base,
+        attend::Keys::of_block(KV, a.place + 1, SPLITS));
     meet(a.counter, passed);
 
     if (blockIdx.x < KV * SPLITS) {
-      part.run(*reinterpret_cast<attend::Room<D, G>*>(x), heads, a.scale, a.scratch);
+      part.run(
+          *reinterpret_cast<attend::Room<D, G>*>(x), heads, a.scale,
+          a.scratch + size_t(blockIdx.x) * G * attend::ROW<D>);
     }
     meet(a.counter, passed);
     put_together(a.scratch, x, attended);
@@ -176,7 +148,7 @@ struct Layer {
     float* tops = reinterpret_cast<float*>(room);
     float* sums = tops + THREADS;
     float* outs = sums + THREADS;
-    const int first = part_of(H * D, blockIdx.x), end = part_of(H * D, blockIdx.x + 1);
+    const int first = part_of(H * D, blockIdx.x, BLOCKS), end = part_of(H * D, blockIdx.x + 1, BLOCKS);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int from = first; from < end; from += 32) {
       const int output = min(from + lane, end - 1);

@@ -8,16 +8,16 @@
 
 namespace fused {
 
-// Where the part of a block begins, if all blocks of the grid have about as much of `all`.
-__device__ inline int part_of(int all, unsigned block) {
-  return int(unsigned(all) * block / gridDim.x);
+// Where part `i` of `parts` begins, if all have about as much of `all`.
+__device__ inline int part_of(int all, unsigned i, unsigned parts) {
+  return int(unsigned(all) * i / parts);
 }
 
 // The part of a product that a block computes.
 struct Share {
   const char *words, *scales, *biases;
-  // Of a row of the weights.
-  int chunks;
+  // Of a row of the weights, and those of them that are multiplied.
+  int row_chunks, first_chunk, chunks;
   // The block's outputs.
   int first, outputs;
   // Outputs of a tile: its rows, or half of them if an output has two rows.
@@ -27,18 +27,24 @@ struct Share {
 
   __device__ Share() {}
 
-  // Of `all` outputs those of this block; `paired` rows of an output are `all` rows apart.
+  // Of `all` outputs those of this block of `blocks`; `paired` rows of an output are `all` rows apart. With `slices`,
+  // as many blocks have the same outputs, and a part of each row.
   __device__ Share(
-      const void* words, const void* scales, const void* biases, int chunks, int all, bool paired)
+      const void* words, const void* scales, const void* biases, int chunks, int all, bool paired,
+      int blocks, int slices = 1)
       : words(static_cast<const char*>(words)),
         scales(static_cast<const char*>(scales)),
         biases(static_cast<const char*>(biases)),
-        chunks(chunks),
+        row_chunks(chunks),
         of_tile(paired ? TILE / 2 : TILE),
         second(paired ? all : TILE / 2) {
-    first = part_of(all, blockIdx.x);
-    outputs = part_of(all, blockIdx.x + 1) - first;
+    const int groups = blocks / slices, group = blockIdx.x % groups, slice = blockIdx.x / groups;
+    first = part_of(all, group, groups);
+    // Blocks may be left over.
+    outputs = slice < slices ? part_of(all, group + 1, groups) - first : 0;
     tiles = (outputs + of_tile - 1) / of_tile;
+    first_chunk = part_of(row_chunks, slice, slices);
+    this->chunks = part_of(row_chunks, slice + 1, slices) - first_chunk;
   }
 };
 
@@ -54,6 +60,7 @@ class Ring {
     free_ = begin_;
     full_ = begin_;
     locate();
+    settle();
     for (int i = 0; i < DEPTH - 1; ++i) {
       copy();
     }
@@ -73,7 +80,7 @@ class Ring {
   unsigned begin_;
   // Of the next chunk to copy.
   const Share *share_, *end_;
-  int chunk_, chunks_, tiles_left_;
+  int chunk_, chunks_, row_chunks_, tiles_left_;
   unsigned free_;
   // Of the next chunk to use.
   unsigned full_;
@@ -100,18 +107,19 @@ class Ring {
     const int lane = threadIdx.x % 32;
     chunk_ = threadIdx.x / 32;
     chunks_ = share.chunks;
+    row_chunks_ = share.row_chunks;
     tiles_left_ = share.tiles;
     of_tile_ = share.of_tile;
     left_ = share.outputs;
     second_left_ = of_tile_ == TILE ? left_ - TILE / 2 : left_;
-    const int64_t row_bytes = chunks_ * CHUNK_BYTES;
-    rows_ = share.words + (share.first + lane / 8) * row_bytes + lane % 8 * 16 +
-        chunk_ * CHUNK_BYTES;
+    const int64_t row_bytes = row_chunks_ * CHUNK_BYTES, from = share.first_chunk + chunk_;
+    rows_ = share.words + (share.first + lane / 8) * row_bytes + lane % 8 * 16 + from * CHUNK_BYTES;
     second_rows_ = rows_ + share.second * row_bytes;
     if constexpr (F::HAS_GROUPS) {
       const int row = lane % TILE, half = row / (TILE / 2);
       groups_ = (lane < TILE ? share.scales : share.biases) +
-          (share.first + row % (TILE / 2) + (half ? share.second : 0)) * (chunks_ * 8) + chunk_ * 8;
+          (share.first + row % (TILE / 2) + (half ? share.second : 0)) * (row_chunks_ * 8) +
+          from * 8;
     }
   }
 
@@ -120,21 +128,24 @@ class Ring {
     second_rows_ += WARPS * CHUNK_BYTES;
     groups_ += WARPS * 8;
     chunk_ += WARPS;
-    if (chunk_ < chunks_) {
-      return;
-    }
-    chunk_ -= chunks_;
-    if (--tiles_left_ > 0) {
-      // A chunk more than the last one of a row is the first of the next.
-      const int rows = (of_tile_ - 1) * chunks_;
-      rows_ += rows * CHUNK_BYTES;
-      second_rows_ += rows * CHUNK_BYTES;
-      groups_ += rows * 8;
+    settle();
+  }
+
+  // Goes on to where the warp has a chunk, if there is none left in this tile.
+  __device__ void settle() {
+    while (share_ != end_ && chunk_ >= chunks_) {
+      if (--tiles_left_ == 0) {
+        ++share_;
+        locate();
+        continue;
+      }
+      chunk_ -= chunks_;
+      const int chunks = of_tile_ * row_chunks_ - chunks_;
+      rows_ += chunks * CHUNK_BYTES;
+      second_rows_ += chunks * CHUNK_BYTES;
+      groups_ += chunks * 8;
       left_ -= of_tile_;
       second_left_ -= of_tile_;
-    } else {
-      ++share_;
-      locate();
     }
   }
 
@@ -142,7 +153,7 @@ class Ring {
     if (share_ != end_) {
       const int lane = threadIdx.x % 32, row = lane / 8;
       const unsigned to = free_ + F::place(row, lane % 8);
-      const int four = 4 * CHUNK_BYTES * chunks_;
+      const int four = 4 * CHUNK_BYTES * row_chunks_;
       // Four rows further on, the order of the parts in a stage is the same.
       if (row < left_) {
         copy_ahead<16>(to, rows_);

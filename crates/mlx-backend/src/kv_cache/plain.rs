@@ -92,19 +92,28 @@ impl PlainCache {
     /// Counts one token more, at `position`, which a kernel of our own is to write into its place; none
     /// before there are others.
     pub(super) fn next_place(&mut self, position: i32) -> MlxResult<Option<Place<'_>>> {
-        let (start, delta) = (self.offset, position - self.offset);
+        let delta = position - self.offset;
+        let Some((keys, _, tokens)) = self.next_row()? else { return Ok(None) };
+        let key_heads = keys.dim(1);
+        if self.row_state.as_ref().is_none_or(|(_, known)| *known != delta) {
+            self.row_state = Some((Attend::state(key_heads, delta), delta));
+        }
+        let both = self.buffers.as_ref().zip(self.row_state.as_ref());
+        Ok(both.map(|((keys, values), (state, _))| Place { keys, values, tokens, state }))
+    }
+
+    /// Counts one token more, and returns keys, values and its place in them; none before there are
+    /// others.
+    pub(super) fn next_row(&mut self) -> MlxResult<Option<(&Array, &Array, i32)>> {
+        let start = self.offset;
         let Some((keys, values)) = &mut self.buffers else { return Ok(None) };
         if keys.dim(2) <= start {
             for buffer in [&mut *keys, values] {
                 *buffer = grown(Some(buffer), buffer, start, capacity(start + 1))?;
             }
         }
-        if self.row_state.as_ref().is_none_or(|(_, known)| *known != delta) {
-            self.row_state = Some((Attend::state(keys.dim(1), delta), delta));
-        }
         self.offset += 1;
-        let state = self.row_state.as_ref().map(|(state, _)| state);
-        Ok(state.map(|state| Place { keys, values, tokens: start, state }))
+        Ok(Some((keys, values, start)))
     }
 
     /// Returns the keys, or the values, of the tokens of `range`, a view.

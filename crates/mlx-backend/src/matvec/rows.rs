@@ -4,7 +4,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use mlx_rs::{Array, error::Result as MlxResult, fast};
+use mlx_rs::{Array, Dtype, error::Result as MlxResult, fast};
 
 use super::Epilogue;
 use crate::ffi::{CudaKernel, CudaSource};
@@ -37,9 +37,14 @@ impl Rows {
         norm_eps: Option<f32>,
         epilogue: Epilogue,
         ndim: usize,
-    ) -> Option<Self> {
-        let fits = shape.0 % TILE == 0 && shape.1 % 64 == 0;
-        fits.then(|| Self { shape, norm_eps, epilogue, ndim, kernels: RefCell::default() })
+    ) -> MlxResult<Option<Self>> {
+        if shape.0 % TILE != 0 || shape.1 % 64 != 0 {
+            return Ok(None);
+        }
+        let made = Self { shape, norm_eps, epilogue, ndim, kernels: RefCell::default() };
+        // All are compiled as one.
+        made.kernel(&vec![2; ndim])?.prepare();
+        Ok(Some(made))
     }
 
     /// Returns whether `x` is `[.., rows, input]` with as many rows as there may be.
@@ -70,7 +75,7 @@ impl Rows {
                 place.insert(self.kernel(x.shape())?)
             }
         };
-        kernel.apply([normed.as_ref().unwrap_or(x), words, scales, biases, extra])
+        kernel.apply(&[normed.as_ref().unwrap_or(x), words, scales, biases, extra])
     }
 
     fn kernel(&self, of: &[i32]) -> MlxResult<CudaKernel> {
@@ -88,7 +93,13 @@ impl Rows {
             }";
         CudaKernel::new(&CudaSource {
             name: "matrows",
-            inputs: &["x", "w", "scales", "biases", "extra"],
+            inputs: &[
+                ("x", Dtype::Bfloat16),
+                ("w", Dtype::Uint32),
+                ("scales", Dtype::Bfloat16),
+                ("biases", Dtype::Bfloat16),
+                ("extra", Dtype::Bfloat16),
+            ],
             header: &[include_str!("rows.cu")],
             body: source,
             shape: &shape,

@@ -16,15 +16,20 @@
 mod attention;
 mod spec;
 
-use mlx_rs::{Array, Dtype, error::Result as MlxResult};
+use mlx_rs::{
+    Array, Dtype,
+    error::{Exception, Result as MlxResult},
+    ops,
+    ops::indexing::TryIndexOp,
+};
 
 use self::attention::Attention;
 pub(crate) use self::spec::{Axes, LayerSpec, RopeSpec, Scaling, Spec};
 use crate::{
     Result,
     device::Backend,
-    fused_layer::{FusedLayer, Heads, LayerParts},
-    kv_cache::LayerCaches,
+    fused_layer::{FusedLayer, FusedRows, Heads, LayerParts},
+    kv_cache::{LayerCaches, Places},
     matvec::Epilogue,
     nn::{Embedding, Linear, MixtureOfExperts, Mlp, RmsNorm, mlx_error, settle},
     rope::{Positions, Rope, Rotation},
@@ -112,7 +117,61 @@ impl Decoder {
         rotation: &Rotation,
         caches: &mut dyn LayerCaches,
     ) -> MlxResult<Array> {
+        if let Rotation::Rows(_, positions) = rotation
+            && let Some(x) = self.forward_rows(&x, positions, caches)?
+        {
+            return self.norm.forward(&x);
+        }
         self.forward_with(x, rotation, caches, &|x, _| Ok(x))
+    }
+
+    /// Whether a step of several sequences has a kernel that takes keys and values of each in buffers
+    /// of its own.
+    pub(crate) fn takes_sequences(&self) -> bool {
+        self.layers.iter().all(|layer| layer.rows.is_some())
+    }
+
+    /// The layers of [`forward`](Self::forward) for a token of each of several sequences, `[1, B, E]`, as
+    /// one kernel each, if that can be.
+    fn forward_rows(
+        &self,
+        x: &Array,
+        positions: &[i32],
+        caches: &mut dyn LayerCaches,
+    ) -> MlxResult<Option<Array>> {
+        let Some(rows) = self.layers.first().and_then(|layer| layer.rows.as_ref()) else {
+            return Ok(None);
+        };
+        let (count, hidden) = (x.dim(1), x.dim(2));
+        let all = x.reshape(&[count, hidden])?;
+        let mut parts = Vec::new();
+        let mut from = 0;
+        while from < count {
+            let width = rows.width(count - from);
+            let to = count.min(from + width);
+            let of = from as usize..to as usize;
+            let mut part = all.try_index((from..to, ..))?;
+            if to - from < width {
+                let absent = ops::zeros_dtype(&[width - (to - from), hidden], x.dtype())?;
+                part = ops::concatenate(&[&part, &absent], 0)?;
+            }
+            let mut columns = part.t();
+            for (i, layer) in self.layers.iter().enumerate() {
+                let positions = &positions[of.clone()];
+                match caches.next_places(i, of.clone(), positions, width as usize)? {
+                    Some(places) => columns = layer.forward_columns(&columns, &places)?,
+                    None if i == 0 && from == 0 => return Ok(None),
+                    None => return Err(Exception::custom("caches that only some layers have")),
+                }
+            }
+            parts.push(columns.t().try_index((..to - from, ..))?);
+            from = to;
+        }
+        let all = match parts.as_slice() {
+            [all] => all.clone(),
+            parts => ops::concatenate(parts, 0)?,
+        };
+        all.reshape(&[1, count, hidden]).map(Some)
     }
 
     /// As [`forward`](Self::forward); what leaves layer `i` is what `after(x, i)` makes of it.
@@ -124,7 +183,7 @@ impl Decoder {
         after: &dyn Fn(Array, usize) -> MlxResult<Array>,
     ) -> MlxResult<Array> {
         // Steps of single tokens are small, and must not be waited for.
-        let settles = x.dim(1) > 1 && !matches!(rotation, Rotation::Rows(_));
+        let settles = x.dim(1) > 1 && !matches!(rotation, Rotation::Rows(..));
         for (i, layer) in self.layers.iter().enumerate() {
             x = after(layer.forward(&x, rotation, caches, i)?, i)?;
             if settles && (i + 1) % self.settle_layers == 0 {
@@ -155,6 +214,8 @@ struct Block {
     after_mlp: Option<RmsNorm>,
     /// All of it for one token of one sequence, where there is a kernel of our own.
     fused: Option<FusedLayer>,
+    /// The same for one token of each of several.
+    rows: Option<FusedRows>,
 }
 
 #[derive(Debug)]
@@ -193,8 +254,9 @@ impl Block {
             },
             after_mlp,
             fused: None,
+            rows: None,
         };
-        let fused = match block.parts().filter(|_| backend == Backend::Cuda) {
+        let (fused, rows) = match block.parts().filter(|_| backend == Backend::Cuda) {
             Some(parts) => {
                 let heads = Heads {
                     queries: spec.heads,
@@ -202,12 +264,15 @@ impl Block {
                     values: spec.head_dim,
                     base: layer.rope.base,
                 };
-                FusedLayer::new(&parts, &heads, scope.dtype())
+                let dtype = scope.dtype();
+                let fused = FusedLayer::new(&parts, &heads, dtype);
+                fused
+                    .and_then(|fused| Ok((fused, FusedRows::new(&parts, &heads, dtype)?)))
                     .map_err(|e| mlx_error("kernel", &e))?
             }
-            None => None,
+            None => (None, None),
         };
-        Ok(Self { fused, ..block })
+        Ok(Self { fused, rows, ..block })
     }
 
     /// Returns what one kernel would have to know, if there is nothing that it cannot do.
@@ -237,6 +302,14 @@ impl Block {
         };
         let Some(place) = caches.next_place(i, *first)? else { return Ok(None) };
         fused.apply(x, &parts, position, &place).map(Some)
+    }
+
+    /// `[E, width]` to the same, of a token of each of several sequences.
+    fn forward_columns(&self, x: &Array, places: &Places) -> MlxResult<Array> {
+        match self.rows.as_ref().zip(self.parts()) {
+            Some((rows, parts)) => rows.apply(x, &parts, places),
+            None => Err(Exception::custom("a layer without a kernel for several rows")),
+        }
     }
 
     fn forward(

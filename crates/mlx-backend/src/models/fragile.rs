@@ -108,7 +108,7 @@ impl VisionLanguageModel for Fragile {
         rotation: &Rotation,
         caches: &mut dyn LayerCaches,
     ) -> MlxResult<Array> {
-        let is_step = matches!(rotation, Rotation::Rows(_)) || x.dim(1) == 1;
+        let is_step = matches!(rotation, Rotation::Rows(..)) || x.dim(1) == 1;
         at(if is_step { Place::Step } else { Place::Prefill });
         self.0.forward(x, rotation, caches)
     }

@@ -122,7 +122,7 @@ impl Attention {
     ) -> MlxResult<Array> {
         let (h, k, d) = (self.heads, self.key_value_heads, self.head_dim);
         let (b, l) = match rotation {
-            Rotation::Rows(_) => (x.dim(1), 1),
+            Rotation::Rows(..) => (x.dim(1), 1),
             _ => (x.dim(0), x.dim(1)),
         };
         let heads = self.qkv.forward_normed(norm, x)?;

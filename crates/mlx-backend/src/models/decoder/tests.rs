@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::{
     checkpoint::QuantizationConfig,
-    kv_cache::KvCache,
+    kv_cache::{KvCache, SequenceCaches},
     nn::Activation,
     noise::{f32, noise_bf16},
     quantize::Quantize,
@@ -121,6 +121,91 @@ fn a_block_as_one_kernel_is_the_block_in_f32() {
                     let mut again = before.clone();
                     let once_more = fused.forward(&x, &rotation, &mut again, 0).unwrap();
                     assert!(once_more.eq_values(&found).unwrap(), "{shape:?} is not repeated");
+                }
+            }
+        }
+    }
+}
+
+/// Tokens of 18 sequences of different lengths, which two kernels share, each of which ends elsewhere.
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn several_rows_as_one_kernel_are_each_in_f32() {
+    crate::ffi::load_library().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("decoder.safetensors");
+    for (shape, bias) in [
+        ((2048, 11008, 16, 2, 128), true),
+        ((3584, 18944, 28, 4, 128), true),
+        ((2048, 8192, 32, 8, 64), false),
+        ((4096, 14336, 32, 8, 128), false),
+    ] {
+        let spec = spec(shape, bias);
+        let layer = tensors(&spec);
+        let mut all: HashMap<String, Array> =
+            layer.iter().map(|(name, x)| (format!("model.layers.0.{name}"), x.clone())).collect();
+        all.insert("model.norm.weight".to_owned(), noise_bf16(&[spec.hidden], 55));
+        all.insert(
+            "model.embed_tokens.weight".to_owned(),
+            noise_bf16(&[spec.vocabulary, spec.hidden], 56),
+        );
+        Array::save_safetensors(all.iter(), None, &path).unwrap();
+        for how in [None, Some(Quantize::affine(4, 64))] {
+            let decoder = |dtype| {
+                let (packed, rename) =
+                    (QuantizationConfig::default(), |name: &str| Some(name.to_owned()));
+                let files = [path.clone()];
+                let weights =
+                    Weights::open(&files, rename, dtype, packed, how, Backend::Cuda).unwrap();
+                let decoder = Decoder::load(&spec, &weights.root(), Backend::Cuda).unwrap();
+                weights.finish(&|_, _| ()).unwrap();
+                decoder
+            };
+            let (fused, exact) = (decoder(Dtype::Bfloat16), decoder(Dtype::Float32));
+            assert!(fused.takes_sequences() && !exact.takes_sequences(), "{shape:?} {how:?}");
+            let lengths = [300, 1, 15, 16, 17, 900, 33, 2, 64, 3, 255, 256, 257, 5, 31, 700, 48, 8];
+            let mut alone = Vec::new();
+            let mut sequences = Vec::new();
+            for (seed, &length) in (1000..).zip(&lengths) {
+                let prompt = noise_bf16(&[1, length, spec.hidden], seed);
+                let from = Rotation::from(0);
+                let (mut caches, mut exact_caches) =
+                    (vec![KvCache::default()], vec![KvCache::default()]);
+                fused.forward(prompt.clone(), &from, &mut caches).unwrap().eval().unwrap();
+                exact.forward(f32(&prompt), &from, &mut exact_caches).unwrap().eval().unwrap();
+                sequences.push(caches);
+                alone.push(exact_caches);
+            }
+            for count in [18, 16, 5] {
+                let mut together = SequenceCaches::new(sequences[..count].to_vec());
+                for token in 0..2 {
+                    let x = noise_bf16(&[1, count as i32, spec.hidden], 100 + token);
+                    let delta = |row: usize| 40 * row as i32;
+                    let positions: Vec<i32> =
+                        together.lengths().enumerate().map(|(row, l)| l + delta(row)).collect();
+                    let rotation = Rotation::rows(&positions);
+                    let mut again = SequenceCaches::new(
+                        (0..count).map(|row| together.row(row).unwrap()).collect(),
+                    );
+                    let found = fused.forward(x.clone(), &rotation, &mut together).unwrap();
+                    found.eval().unwrap();
+                    // The same memory, so the same tokens are written to the same places.
+                    let once_more = fused.forward(x.clone(), &rotation, &mut again).unwrap();
+                    assert!(once_more.eq_values(&found).unwrap(), "{shape:?} is not repeated");
+                    for (row, caches) in alone[..count].iter_mut().enumerate() {
+                        let of =
+                            |x: &Array| x.try_index((.., row as i32..row as i32 + 1, ..)).unwrap();
+                        let rotation = Rotation::from(positions[row]);
+                        // What other counts of rows add is taken back.
+                        KvCache::shorten(caches, lengths[row] + token as i32);
+                        let expected = exact.forward(f32(&of(&x)), &rotation, caches).unwrap();
+                        let norm = |x: &Array| -> f32 {
+                            x.multiply(x).unwrap().sum(None).unwrap().sqrt().unwrap().item_cast()
+                        };
+                        let off = f32(&of(&found)).subtract(&expected).unwrap();
+                        let off = norm(&off) / norm(&expected);
+                        assert!(off < 0.01, "{shape:?}, {how:?}, {row} of {count}: {off}");
+                    }
                 }
             }
         }
