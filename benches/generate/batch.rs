@@ -14,12 +14,11 @@ use abstractllm::{
     mlx::{CacheLimits, Caches, MlxOptions, MlxProvider, device_info},
     perf::{Counter, Gauge, GenerationTrace, Phase, PhaseEvent, Recorder},
 };
+use benches::median;
 use serde_json::{Value, json};
 
 use crate::{
-    Result,
-    outcome::median,
-    process,
+    Result, process,
     worker::{QUESTION, say},
 };
 

@@ -2,9 +2,11 @@
 
 use std::{fmt::Write as _, path::Path, process::Command};
 
+use benches::median;
+
 use crate::{
     Result,
-    outcome::{Process, Side, agreement, median, spread},
+    outcome::{Process, Side, agreement, spread},
 };
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/performance.md");

@@ -24,13 +24,13 @@ pub(crate) fn print(path: &str) -> Result<()> {
     println!("| stage, by itself | ms |\n|---|--:|");
     let mut sum = 0.0;
     for mut stage in stages(&file, to)? {
-        let ms = median(&mut stage.work) * stage.times;
+        let ms = time(&mut stage.work) * stage.times;
         sum += ms;
         println!("| {} | {ms:.2} |", stage.name);
     }
     println!("| sum | {sum:.2} |");
     let mut failed = None;
-    let whole = median(&mut || {
+    let whole = time(&mut || {
         failed = letterbox.process_into(&file[..], &mut workspace, &mut values).err();
     });
     failed.map_or(Ok(()), Err)?;
@@ -39,7 +39,7 @@ pub(crate) fn print(path: &str) -> Result<()> {
 }
 
 /// The median of runs in [`EACH`], in milliseconds.
-fn median(work: &mut dyn FnMut()) -> f64 {
+fn time(work: &mut dyn FnMut()) -> f64 {
     work();
     let (begin, mut times) = (Instant::now(), Vec::new());
     while begin.elapsed() < EACH {
@@ -47,6 +47,5 @@ fn median(work: &mut dyn FnMut()) -> f64 {
         work();
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    benches::median(&times)
 }

@@ -5,7 +5,7 @@ mod row;
 use std::{
     fs::{self, File},
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -158,11 +158,6 @@ fn table(done: &[(&Row, Outcome, Duration)]) -> String {
         table += &format!("| {} | {} | {} | {seconds:.1} |\n", row.table, row.what, word(outcome));
     }
     table
-}
-
-/// Returns the path of a document.
-fn document(name: &str) -> PathBuf {
-    root().join("docs").join(name)
 }
 
 #[cfg(test)]

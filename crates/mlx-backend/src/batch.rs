@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     device::Backend,
     generate::{Generation, ReadPrompt, Status},
-    kv_cache::{KvCache, KvCacheOptions, RowCaches, SequenceCaches},
+    kv_cache::{KvCache, KvCacheOptions, LayerCaches, RowCaches, SequenceCaches},
     models::VisionLanguageModel,
     nn::mlx_error,
     rope::Rotation,
@@ -240,15 +240,14 @@ impl Batch {
                 let bytes = KvCache::bytes(caches);
                 self.rows.iter().for_each(|row| row.generation.holds(bytes));
             }
-            Read::Many(many) => {
-                let rows = self.rows.iter().zip(many.bytes());
-                rows.for_each(|(row, bytes)| row.generation.holds(bytes));
-            }
-            Read::Apart(many) => {
-                let rows = self.rows.iter().zip(many.bytes());
-                rows.for_each(|(row, bytes)| row.generation.holds(bytes));
-            }
+            Read::Many(many) => self.hold(many.bytes()),
+            Read::Apart(many) => self.hold(many.bytes()),
         }
+    }
+
+    /// Tells the answers how many bytes each holds.
+    fn hold(&self, bytes: impl Iterator<Item = u64>) {
+        self.rows.iter().zip(bytes).for_each(|(row, bytes)| row.generation.holds(bytes));
     }
 
     /// Returns the logits `[B, V]` after `next`, not yet computed.
@@ -267,16 +266,13 @@ impl Batch {
             Read::Many(many) => {
                 let positions = positions(&self.rows, many.lengths());
                 many.begin_step()?;
-                let x = self.model.embed(&next.reshape(&[1, -1])?)?;
-                let hidden = self.model.forward(x, &Rotation::rows(&positions), many)?;
+                let hidden = forward_rows(&*self.model, next, &positions, many)?;
                 many.end_step();
-                hidden.reshape(&[hidden.dim(1), hidden.dim(2)])?
+                hidden
             }
             Read::Apart(many) => {
                 let positions = positions(&self.rows, many.lengths());
-                let x = self.model.embed(&next.reshape(&[1, -1])?)?;
-                let hidden = self.model.forward(x, &Rotation::rows(&positions), many)?;
-                hidden.reshape(&[hidden.dim(1), hidden.dim(2)])?
+                forward_rows(&*self.model, next, &positions, many)?
             }
         };
         let logits = self.model.logits(&hidden)?;
@@ -345,6 +341,18 @@ impl Read {
 /// Returns where the next token of each of `rows`, of which as many as `lengths` were read, stands.
 fn positions(rows: &[Row], lengths: impl Iterator<Item = i32>) -> Vec<i32> {
     lengths.zip(rows).map(|(length, row)| length + row.delta).collect()
+}
+
+/// Returns the hidden states `[B, E]` of the tokens `next`, one of each of several sequences at `positions`.
+fn forward_rows(
+    model: &dyn VisionLanguageModel,
+    next: &Array,
+    positions: &[i32],
+    caches: &mut dyn LayerCaches,
+) -> MlxResult<Array> {
+    let x = model.embed(&next.reshape(&[1, -1])?)?;
+    let hidden = model.forward(x, &Rotation::rows(positions), caches)?;
+    hidden.reshape(&[hidden.dim(1), hidden.dim(2)])
 }
 
 /// Waits for tokens `[B]`.

@@ -113,6 +113,11 @@ impl Checkpoint {
         self.gguf.is_none().then_some(&self.path)
     }
 
+    /// Returns the GGUF file, if it is one.
+    pub(crate) fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_ref()
+    }
+
     /// Returns the path of what has the configuration, for messages about what it says.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.dir().map_or_else(|| self.path.clone(), |dir| dir.join(CONFIG))

@@ -82,8 +82,8 @@ impl Backend {
         self != Self::Cpu
     }
 
-    /// Returns whether the linear layers of a model that computes in `dtype` are computed outside of MLX,
-    /// on weights as they are stored.
+    /// Returns whether the linear layers and the attention of a model that computes in `dtype` are computed
+    /// outside of MLX, layers on weights as they are stored.
     pub(crate) fn on_host(self, dtype: Dtype) -> bool {
         self == Self::Cpu && dtype == Dtype::Float32
     }

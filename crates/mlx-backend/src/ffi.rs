@@ -15,6 +15,7 @@ mod packed;
 #[cfg(target_os = "linux")]
 mod sgemm;
 mod slices;
+mod strided;
 
 use std::ffi::{CStr, c_int};
 

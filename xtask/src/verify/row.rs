@@ -5,8 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::document;
-use crate::ci::Result;
+use crate::ci::{Result, root};
 
 /// A table between `<!-- begin MARK -->` and `<!-- end MARK -->`.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +37,7 @@ pub(super) struct Row {
 /// # Errors
 /// If there is no such table, or one of its rows has no command.
 pub(super) fn rows(table: &Table) -> Result<Vec<Row>> {
-    let path = document(table.document);
+    let path = root().join("docs").join(table.document);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let (begin, end) =
         (format!("<!-- begin {} -->", table.mark), format!("<!-- end {} -->", table.mark));
@@ -101,7 +100,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ci::root;
 
     #[test]
     fn every_row_names_what_there_is() {

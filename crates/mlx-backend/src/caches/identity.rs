@@ -10,12 +10,7 @@ use std::{
 use vision_preproc::{RgbView, Size};
 
 use super::Digest;
-use crate::{
-    Error, Result,
-    checkpoint::Checkpoint,
-    gguf::{Gguf, is_gguf},
-    kv_cache::KvCacheOptions,
-};
+use crate::{Error, Result, checkpoint::Checkpoint, gguf::Gguf, kv_cache::KvCacheOptions};
 
 /// The content of an image file.
 pub(crate) fn encoded_content(bytes: &[u8]) -> Digest {
@@ -66,15 +61,10 @@ pub(crate) fn model_identity(checkpoint: &Checkpoint, options: &str) -> Result<D
     for path in checkpoint.weight_files() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         parts.push(name.into_bytes());
-        let header = match is_gguf(path) {
-            true => Some(Gguf::open(path)?.header_bytes()),
-            false => None,
-        };
-        parts.push(samples(path, header).map_err(|source| Error::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?);
+        parts.push(
+            samples(path, checkpoint.gguf().map(Gguf::header_bytes))
+                .map_err(|source| Error::Io { action: "read", path: path.clone(), source })?,
+        );
     }
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     Ok(Digest::of("model", &parts))

@@ -89,8 +89,9 @@ impl HostAttend {
                 values: &values[seen],
                 d,
                 scale: self.scale,
+                out,
             };
-            Level::best().run(part.to(out));
+            Level::best().run(part);
         };
         match h * tokens * d <= SMALL {
             true => out.chunks_exact_mut(share * d).enumerate().for_each(of_key_head),
@@ -128,7 +129,6 @@ fn write(buffer: &Array, at: usize, row: &[f32]) -> MlxResult<()> {
 }
 
 /// The queries that share a key head, with what that has seen.
-#[derive(Clone, Copy, Debug)]
 struct Part<'a> {
     /// `[queries, d]`.
     queries: &'a [f32],
@@ -138,26 +138,17 @@ struct Part<'a> {
     values: &'a [f32],
     d: usize,
     scale: f32,
-}
-
-impl<'a> Part<'a> {
-    fn to(self, out: &'a mut [f32]) -> PartTo<'a> {
-        PartTo { part: self, out }
-    }
-}
-
-/// Writes `softmax(scale q kᵀ) v` for each query.
-struct PartTo<'a> {
-    part: Part<'a>,
+    /// `[queries, d]`.
     out: &'a mut [f32],
 }
 
-impl Work for PartTo<'_> {
+impl Work for Part<'_> {
+    /// Writes `softmax(scale q kᵀ) v` for each query.
     #[inline(always)]
     fn run(self) {
-        let Part { queries, keys, values, d, scale } = self.part;
+        let Self { queries, keys, values, d, scale, out } = self;
         let mut scores = vec![0.0; keys.len() / d];
-        for (query, out) in queries.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
+        for (query, out) in queries.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
             for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
                 *score = scale * dot(query, key);
             }
@@ -265,12 +256,12 @@ mod tests {
         for (queries, tokens, d) in [(1, 1, 8), (7, 33, 64), (2, 100, 80)] {
             let [q, k, v] =
                 [(queries, 1), (tokens, 2), (tokens, 3)].map(|(n, seed)| noise(n * d, seed));
-            let part = Part { queries: &q, keys: &k, values: &v, d, scale: 0.3 };
             let found: Vec<Vec<f32>> = Level::all()
                 .into_iter()
                 .map(|level| {
                     let mut out = vec![f32::NAN; queries * d];
-                    level.run(part.to(&mut out));
+                    let (queries, keys, values, out_of) = (&q[..], &k[..], &v[..], &mut out[..]);
+                    level.run(Part { queries, keys, values, d, scale: 0.3, out: out_of });
                     out
                 })
                 .collect();

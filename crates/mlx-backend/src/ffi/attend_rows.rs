@@ -1,6 +1,6 @@
 //! Attention of many queries on a CPU, outside of MLX, whose exponentials are made one at a time there.
 
-use gemm::{Parallelism, gemm};
+use gemm::Parallelism;
 use mlx_rs::{
     Array,
     error::{Exception, Result as MlxResult},
@@ -11,6 +11,7 @@ use super::{
     exp::exponentials,
     host::{f32s, written},
     matvec::{Level, Work},
+    strided::{Strided, matmul},
 };
 
 /// Queries whose scores are had at a time: enough for a product of matrices.
@@ -98,12 +99,10 @@ impl Rows<'_> {
         let Self { queries, keys, values, d, scale, seen: (first, last), out } = self;
         let rows = queries.len() / d;
         scores.resize(rows * last, 0.0);
-        let transposed = Strided { values: &keys[..last * d], row: 1, column: d };
-        multiply([rows, d, last], queries, transposed, scale, scores);
+        multiply([rows, d, last], queries, &keys[..last * d], true, scale, scores);
         let mut sums = vec![0.0; rows];
         Level::best().run(Softmax { scores, row: last, first, sums: &mut sums });
-        let values = Strided { values: &values[..last * d], row: d, column: 1 };
-        multiply([rows, last, d], scores, values, 1.0, out);
+        multiply([rows, last, d], scores, &values[..last * d], false, 1.0, out);
         for (out, sum) in out.chunks_exact_mut(d).zip(sums) {
             out.iter_mut().for_each(|value| *value /= sum);
         }
@@ -132,41 +131,24 @@ impl Work for Softmax<'_> {
     }
 }
 
-/// A matrix whose neighbours in a column are `row` values apart, and those in a row `column`.
-struct Strided<'a> {
-    values: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-/// `out = scale a b` for `a` of `[m, k]`, `b` of `[k, n]` and `out` of `[m, n]`.
-fn multiply([m, k, n]: [usize; 3], a: &[f32], b: Strided<'_>, scale: f32, out: &mut [f32]) {
-    assert!(a.len() == m * k && b.values.len() == k * n && out.len() == m * n, "{m} {k} {n}");
-    assert!((b.row, b.column) == (1, k) || (b.row, b.column) == (n, 1), "strides");
-    // SAFETY: all three have as many values as their sizes say, one after the other.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            a.as_ptr(),
-            1,
-            k as isize,
-            b.values.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            0.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+/// `out = scale a b` for `a` of `[m, k]`, `out` of `[m, n]` and `b` of `[k, n]`, or of `[n, k]` if that is
+/// `transposed`.
+fn multiply(
+    [m, k, n]: [usize; 3],
+    a: &[f32],
+    b: &[f32],
+    transposed: bool,
+    scale: f32,
+    out: &mut [f32],
+) {
+    assert!(a.len() == m * k && b.len() == k * n && out.len() == m * n, "{m} {k} {n}");
+    let b = match transposed {
+        true => Strided::rows(b.as_ptr(), k).transposed(),
+        false => Strided::rows(b.as_ptr(), n),
+    };
+    let (a, out) = (Strided::rows(a.as_ptr(), k), Strided::rows(out.as_mut_ptr(), n));
+    // SAFETY: all three have as many values as their sizes say, one after the other, and `out` is ours.
+    unsafe { matmul([m, k, n], a, b, out, (scale, 0.0), Parallelism::None) }
 }
 
 #[cfg(test)]

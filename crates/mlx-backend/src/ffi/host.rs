@@ -2,7 +2,7 @@
 //! stands before a product (a normalisation) and after it (an addition, a gate) is done here too, since
 //! each time that MLX is waited for costs as much as a small product.
 
-use gemm::{Parallelism, gemm};
+use gemm::Parallelism;
 use mlx_rs::{
     Array, Dtype,
     error::{Exception, Result as MlxResult},
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::{
     exp::silu,
     matvec::{Floats, Level, Matrix, Packed, Work, product, unpack},
+    strided::{Strided, matmul},
 };
 use crate::quantize::Quantize;
 
@@ -259,25 +260,12 @@ fn multiply(
         // `outputs` places at the beginning of each of `rows` rows of `total`, as was checked above; of
         // those, nobody else writes the `count` from `first` on.
         unsafe {
-            gemm(
-                rows,
-                count,
-                inputs,
-                out.from(first),
-                1,
-                total as isize,
-                false,
-                x.as_ptr(),
-                1,
-                inputs as isize,
-                weights.as_ptr(),
-                inputs as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
+            matmul(
+                [rows, inputs, count],
+                Strided::rows(x.as_ptr(), inputs),
+                Strided::rows(weights.as_ptr(), inputs).transposed(),
+                Strided::rows(out.from(first), total),
+                (1.0, 0.0),
                 Parallelism::None,
             );
         }

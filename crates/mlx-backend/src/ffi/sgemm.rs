@@ -3,7 +3,9 @@
 
 use std::ffi::c_int;
 
-use gemm::{Parallelism, gemm};
+use gemm::Parallelism;
+
+use super::strided::{Strided, matmul};
 
 /// `layout` of CBLAS: the values of a row lie side by side.
 const ROW_MAJOR: c_int = 101;
@@ -40,40 +42,18 @@ unsafe extern "C" fn sgemm(
     c: *mut f32,
     ldc: c_int,
 ) {
-    // Column strides and row strides; transposing swaps them, and so does the other layout.
-    let strides = |ld: c_int, trans: c_int| match (layout == ROW_MAJOR) == (trans == AS_IT_IS) {
-        true => (1, ld as isize),
-        false => (ld as isize, 1),
+    let rows = |at: *const f32, ld: c_int, trans: c_int| {
+        let rows = Strided::rows(at, ld.max(0) as usize);
+        // Transposing swaps strides, and so does the other layout.
+        if (layout == ROW_MAJOR) == (trans == AS_IT_IS) { rows } else { rows.transposed() }
     };
-    let (a_cs, a_rs) = strides(lda, trans_a);
-    let (b_cs, b_rs) = strides(ldb, trans_b);
-    let (c_cs, c_rs) = strides(ldc, AS_IT_IS);
+    let to = rows(c, ldc, AS_IT_IS);
+    let to = Strided { at: c, row: to.row, column: to.column };
     let (m, n, k) = (m.max(0) as usize, n.max(0) as usize, k.max(0) as usize);
     let threads = if m * n * k < SMALL { Parallelism::None } else { Parallelism::Rayon(0) };
-    // SAFETY: what the caller promises; with `beta` zero, `c` is written and not read.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            c,
-            c_cs,
-            c_rs,
-            beta != 0.0,
-            a,
-            a_cs,
-            a_rs,
-            b,
-            b_cs,
-            b_rs,
-            beta,
-            alpha,
-            false,
-            false,
-            false,
-            threads,
-        );
-    }
+    let (a, b) = (rows(a, lda, trans_a), rows(b, ldb, trans_b));
+    // SAFETY: what the caller promises.
+    unsafe { matmul([m, k, n], a, b, to, (alpha, beta), threads) }
 }
 
 #[cfg(test)]

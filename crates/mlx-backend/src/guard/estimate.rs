@@ -13,17 +13,19 @@
 //!
 //! Every term is an upper bound, and `docs/memory.md` has what was measured beside it.
 
+mod sizes;
+
 use serde::Serialize;
 
+use self::sizes::{F32, LAZY_LAYERS};
 use super::{
-    footprint::{DecoderFootprint, Footprint, TowerFootprint, product, sum, whole_score_bytes},
+    footprint::{DecoderFootprint, Footprint, product, sum},
     reservation::Promise,
 };
 use crate::{
     caches::CacheLimits,
     device::Backend,
-    kv_cache::{KvCacheOptions, STEP_TOKENS, padded_tokens},
-    nn::MAX_SCORE_BYTES,
+    kv_cache::{KvCacheOptions, padded_tokens},
 };
 
 /// A stage of a request.
@@ -55,6 +57,18 @@ pub struct MemoryTerm {
     pub bytes: u64,
     /// Whether it is in the memory of the machine, also where the device has its own.
     pub host: bool,
+}
+
+impl MemoryTerm {
+    /// The same, in the memory of the machine if `host`.
+    fn on_host(self, host: bool) -> Self {
+        Self { host, ..self }
+    }
+}
+
+/// Returns what makes a term of `stage` of a name and bytes, on the device.
+fn terms_of(stage: MemoryStage) -> impl Fn(&'static str, u64) -> MemoryTerm {
+    move |name, bytes| MemoryTerm { stage, name, bytes, host: false }
 }
 
 /// What the sizes of a model are multiplied with here.
@@ -131,14 +145,8 @@ impl Estimate {
     /// Estimates `work`, while the process holds `other_bytes` besides the weights.
     pub(crate) fn new(setting: &Setting, work: &Work, other_bytes: u64) -> Self {
         let always = [("weights", setting.weight_bytes), ("all else that is held", other_bytes)];
-        let mut terms: Vec<MemoryTerm> = always
-            .map(|(name, bytes)| MemoryTerm {
-                stage: MemoryStage::Always,
-                name,
-                bytes,
-                host: false,
-            })
-            .into();
+        let mut terms: Vec<MemoryTerm> =
+            always.map(|(name, bytes)| terms_of(MemoryStage::Always)(name, bytes)).into();
         let images = 0..work.images.len();
         terms.extend(largest(images.clone().map(|i| setting.decode(work, i))));
         terms.extend(largest(images.map(|i| setting.encode(work, i))));
@@ -184,24 +192,15 @@ fn largest(each: impl Iterator<Item = Vec<MemoryTerm>>) -> Vec<MemoryTerm> {
 
 /// The term of the input of the tower, in the memory of the machine.
 const PATCHES: &str = "patches as f32";
-/// Bytes of an f32.
-const F32: u64 = 4;
-/// Scores that attention holds at a time: those of the product and after softmax.
-const SCORE_COPIES: u64 = 2;
-/// As [`SCORE_COPIES`], where they are masked in between.
-const MASKED_SCORE_COPIES: u64 = 3;
-
-/// Tokens that buffers for `tokens` have room for.
-fn capacity(tokens: u64) -> u64 {
-    let step = u64::from(STEP_TOKENS.unsigned_abs());
-    tokens.div_ceil(step).saturating_mul(step)
-}
+/// The term of what linear layers outside of MLX hold beside their results.
+const HOST_ROWS: &str = "rows outside of MLX";
 
 impl Setting {
     /// While image `i` is decoded and resized.
     fn decode(&self, work: &Work, i: usize) -> Vec<MemoryTerm> {
         let image = work.images[i];
-        let host = |name, bytes| MemoryTerm { stage: MemoryStage::Images, name, bytes, host: true };
+        let term = terms_of(MemoryStage::Images);
+        let host = |name, bytes| term(name, bytes).on_host(true);
         vec![
             // Three bytes a pixel; beside them a progressive JPEG keeps coefficients of two bytes for
             // each of three channels, and what is turned upright the three bytes that it was.
@@ -215,77 +214,56 @@ impl Setting {
     /// While image `i` is in the tower.
     fn encode(&self, work: &Work, i: usize) -> Vec<MemoryTerm> {
         let (tower, image) = (&self.footprint.tower, work.images[i]);
-        let term =
-            |name, bytes| MemoryTerm { stage: MemoryStage::Vision, name, bytes, host: false };
+        let term = terms_of(MemoryStage::Vision);
         // While one is in the tower, the next are prepared.
         let next = |at: usize| if work.images.len() > 1 { self.decode(work, at) } else { vec![] };
         let next = largest((0..work.images.len()).map(next));
         let next = sum(next.iter().filter(|t| t.name != PATCHES).map(|term| term.bytes));
         let cast = product(&[image.patches, tower.patch_values, self.value_bytes]);
         vec![
-            MemoryTerm { host: true, ..term(PATCHES, self.all_patch_bytes(work)) },
-            MemoryTerm { host: true, ..term("next image", next) },
+            term(PATCHES, self.all_patch_bytes(work)).on_host(true),
+            term("next image", next).on_host(true),
             term("patches on the device", self.patch_bytes(image)),
             term(
                 "patches in the type of the tower",
                 if self.value_bytes == F32 { 0 } else { cast },
             ),
             term("tower activations", self.tower_activations(image.patches)),
-            MemoryTerm {
-                host: self.on_host,
-                ..term("tower scores", self.tower_scores(image.patches))
-            },
-            MemoryTerm {
-                host: true,
-                ..term(
-                    "rows outside of MLX",
-                    self.host_rows(image.patches, tower.hidden, tower.inner),
-                )
-            },
+            term("tower scores", self.tower_scores(image.patches)).on_host(self.on_host),
+            term(HOST_ROWS, self.host_rows(image.patches, tower.hidden, tower.inner)).on_host(true),
             term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),
         ]
     }
 
     /// While the last step of the prompt is read, when most is held.
     fn prompt(&self, work: &Work) -> Vec<MemoryTerm> {
-        let term =
-            |name, bytes| MemoryTerm { stage: MemoryStage::Prompt, name, bytes, host: false };
-        let tokens = self.prompt_tokens(work);
-        let embeddings = self.embeddings(tokens);
+        let term = terms_of(MemoryStage::Prompt);
+        let (tokens, decoder) = (self.prompt_tokens(work), &self.footprint.decoder);
+        let (embeddings, step) = (self.embeddings(tokens), self.step(work).min(tokens));
         vec![
             term("features", self.all_feature_bytes(work)),
             term("embeddings", embeddings),
             term("keys and values", self.read_prompt(work)),
             term("keys and values that grow", self.growing(tokens, work)),
             term("decoder activations", self.decoder_activations(work)),
-            MemoryTerm {
-                host: self.scores_on_host(work),
-                ..term("decoder scores", self.decoder_scores(work))
-            },
-            MemoryTerm {
-                host: true,
-                ..term("rows outside of MLX", {
-                    let DecoderFootprint { hidden, inner, .. } = self.footprint.decoder;
-                    self.host_rows(self.step(work).min(tokens), hidden, inner)
-                })
-            },
+            term("decoder scores", self.decoder_scores(work)).on_host(self.scores_on_host(work)),
+            term(HOST_ROWS, self.host_rows(step, decoder.hidden, decoder.inner)).on_host(true),
             term("weights unpacked", self.unpacked_weights()),
             term("logits", self.logits()),
-            MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
+            term("patches in the cache", self.kept_patches(work)).on_host(true),
             term("prefix in the cache", self.kept_prefix(tokens, work)),
         ]
     }
 
     /// While the last token is generated.
     fn answer(&self, work: &Work) -> Vec<MemoryTerm> {
-        let term =
-            |name, bytes| MemoryTerm { stage: MemoryStage::Answer, name, bytes, host: false };
+        let term = terms_of(MemoryStage::Answer);
         let tokens = self.prompt_tokens(work).saturating_add(work.new_tokens);
         vec![
             term("keys and values", self.made_answer(work)),
             term("keys and values that grow", self.growing(tokens, work)),
             term("logits", self.logits()),
-            MemoryTerm { host: true, ..term("patches in the cache", self.kept_patches(work)) },
+            term("patches in the cache", self.kept_patches(work)).on_host(true),
             term("features in the cache", self.all_feature_bytes(work).min(work.kept.features)),
             term("prefix in the cache", self.kept_prefix(tokens, work)),
         ]
@@ -319,218 +297,4 @@ impl Setting {
             false => 0,
         }
     }
-
-    fn prompt_tokens(&self, work: &Work) -> u64 {
-        let tower = &self.footprint.tower;
-        let merged = product(&[tower.merge, tower.merge]).max(1);
-        sum(work.images.iter().map(|i| i.patches / merged).chain([work.text_tokens]))
-    }
-
-    fn patch_bytes(&self, image: ImageWork) -> u64 {
-        product(&[image.patches, self.footprint.tower.patch_values, F32])
-    }
-
-    fn all_patch_bytes(&self, work: &Work) -> u64 {
-        sum(work.images.iter().map(|image| self.patch_bytes(*image)))
-    }
-
-    fn all_feature_bytes(&self, work: &Work) -> u64 {
-        sum(work.images.iter().map(|image| self.feature_bytes(*image)))
-    }
-
-    fn kept_patches(&self, work: &Work) -> u64 {
-        self.all_patch_bytes(work).min(work.kept.images)
-    }
-
-    /// A copy of keys and values, block by block.
-    fn kept_prefix(&self, tokens: u64, work: &Work) -> u64 {
-        let tokens = work.kv_cache.held_tokens(tokens);
-        let bytes = product(&[tokens, self.footprint.decoder.token_bytes(self.value_bytes)]);
-        bytes.min(work.kept.prefixes)
-    }
-
-    /// Those of the text, and with features in their places, which may be wider than what the decoder
-    /// reads.
-    fn embeddings(&self, tokens: u64) -> u64 {
-        let Footprint { tower, decoder } = &self.footprint;
-        product(&[tokens, decoder.hidden.max(tower.features), self.value_bytes, 2])
-    }
-
-    fn feature_bytes(&self, image: ImageWork) -> u64 {
-        let tower = &self.footprint.tower;
-        let merged = product(&[tower.merge, tower.merge]).max(1);
-        product(&[image.patches / merged, tower.features, self.value_bytes])
-    }
-
-    fn tower_activations(&self, patches: u64) -> u64 {
-        let TowerFootprint { hidden, inner, head_dim, .. } = self.footprint.tower;
-        let values = |per_patch| product(&[patches, per_patch, self.value_bytes]);
-        // Cosines and sines of rows and columns, with the angles that they are made of.
-        let tables = product(&[patches, head_dim, F32, 3]);
-        let inner_bytes = values(inner);
-        if values(hidden) <= self.backend.settle_bytes() as u64 {
-            // Everything that the blocks in flight make.
-            let block =
-                sum([values(LAZY_VALUES * hidden), product(&[inner_bytes, self.inner_values()])]);
-            return sum([product(&[block, LAZY_BLOCKS]), tables]);
-        }
-        let attention = sum([
-            values(ATTENTION_VALUES * hidden),
-            // The rotation is computed in f32.
-            product(&[patches, ROTATION_VALUES * hidden, F32 - self.value_bytes.min(F32)]),
-        ]);
-        let piece = inner_bytes.min(self.backend.max_inner_bytes() as u64);
-        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, self.inner_values()])]);
-        sum([attention.max(mlp), tables])
-    }
-
-    /// Of a block that attends over the image or over windows, whichever is more.
-    fn tower_scores(&self, patches: u64) -> u64 {
-        let TowerFootprint { heads, window_patches, .. } = self.footprint.tower;
-        match self.fused_tower {
-            true => 0,
-            // In pieces; all of them would be `whole_score_bytes`.
-            false => {
-                let whole = whole_score_bytes(heads, patches.max(window_patches), F32);
-                let copies = if self.on_host { 1 } else { SCORE_COPIES };
-                product(&[whole.min(MAX_SCORE_BYTES), copies])
-            }
-        }
-    }
-
-    /// What linear layers outside of MLX hold beside their results: normalised rows, gates and what they open.
-    fn host_rows(&self, rows: u64, hidden: u64, inner: u64) -> u64 {
-        if !self.on_host {
-            return 0;
-        }
-        let both = product(&[rows, 2, inner, F32]).min(self.backend.max_inner_bytes() as u64);
-        sum([product(&[rows, hidden, F32]), both])
-    }
-
-    fn key_values(&self, tokens: u64) -> u64 {
-        product(&[capacity(tokens), self.footprint.decoder.token_bytes(self.value_bytes)])
-    }
-
-    /// Keys and values while the last step of the prompt is read.
-    fn read_prompt(&self, work: &Work) -> u64 {
-        let (tokens, how) = (self.prompt_tokens(work), &work.kv_cache);
-        let step = self.step(work);
-        let held = match how.window {
-            // What a step reads is seen together with what was kept before.
-            Some(_) => tokens.min(how.held_tokens(tokens).saturating_add(step)),
-            // Packed after the step that made them enough.
-            None => tokens.min(how.exact_tokens().saturating_add(step)),
-        };
-        sum([self.key_values(held), self.packed_key_values(tokens, work)])
-    }
-
-    /// Keys and values when the answer is complete.
-    fn made_answer(&self, work: &Work) -> u64 {
-        let (prompt, how) = (self.prompt_tokens(work), &work.kv_cache);
-        let tokens = prompt.saturating_add(work.new_tokens);
-        let exact = match prompt < how.exact_tokens() {
-            true => how.held_tokens(tokens).min(how.exact_tokens()),
-            false => 0,
-        };
-        sum([self.key_values(exact), self.packed_key_values(tokens, work)])
-    }
-
-    /// Those that are packed, of a sequence of `tokens`.
-    fn packed_key_values(&self, tokens: u64, work: &Work) -> u64 {
-        let Some(how) = work.kv_cache.quantize.filter(|_| tokens >= work.kv_cache.exact_tokens())
-        else {
-            return 0;
-        };
-        let values = self.footprint.decoder.token_bytes(1);
-        let [bits, group] = [how.bits, how.group_size].map(|n| u64::from(n.unsigned_abs()).max(1));
-        let token = sum([
-            product(&[values, bits]).div_ceil(8),
-            product(&[values / group, 2, self.value_bytes]),
-        ]);
-        product(&[capacity(tokens), token])
-    }
-
-    /// Old buffers of the layers in flight, while new ones are made; or what is unpacked of them.
-    fn growing(&self, tokens: u64, work: &Work) -> u64 {
-        let layers = self.footprint.decoder.layers.max(1);
-        let tokens = work.kv_cache.held_tokens(tokens);
-        product(&[self.key_values(tokens) / layers, layers.min(LAZY_LAYERS)])
-    }
-
-    /// Tokens of the prompt read at a time, at most.
-    fn step(&self, work: &Work) -> u64 {
-        work.prefill_step_tokens.max(self.footprint.tower.together)
-    }
-
-    fn decoder_activations(&self, work: &Work) -> u64 {
-        let decoder = &self.footprint.decoder;
-        let step = self.step(work).min(self.prompt_tokens(work));
-        let values = |per_token| product(&[step, per_token, self.value_bytes]);
-        let inner = values(decoder.inner).min(self.backend.max_inner_bytes() as u64);
-        let inner = product(&[inner, self.inner_values()]);
-        let layer = sum([values(DECODER_VALUES * decoder.hidden), inner]);
-        let in_flight = match values(decoder.hidden) <= self.backend.decoder_settle_bytes() as u64 {
-            true => LAZY_LAYERS,
-            false => self.backend.decoder_settle_layers() as u64,
-        };
-        product(&[layer, in_flight.min(decoder.layers)])
-    }
-
-    fn inner_values(&self) -> u64 {
-        if self.on_host { HOST_INNER_VALUES } else { INNER_VALUES }
-    }
-
-    /// Of the layers in flight, the largest part.
-    fn unpacked_weights(&self) -> u64 {
-        let DecoderFootprint { layers, hidden, inner, .. } = self.footprint.decoder;
-        let in_flight = layers.min(self.backend.decoder_settle_layers() as u64);
-        // Gate, up and down, and of attention no more than another two.
-        let layer = product(&[hidden, inner, 5, self.value_bytes]);
-        if self.unpacks { product(&[layer, in_flight]) } else { 0 }
-    }
-
-    /// Whether the attention of the decoder is outside of MLX; that of a window is not.
-    fn scores_on_host(&self, work: &Work) -> bool {
-        self.on_host && work.kv_cache.window.is_none()
-    }
-
-    fn decoder_scores(&self, work: &Work) -> u64 {
-        let tokens = self.prompt_tokens(work);
-        let step = self.step(work).min(tokens);
-        match self.fused_decoder {
-            true => 0,
-            false => {
-                let whole = product(&[self.footprint.decoder.heads, step, tokens, F32]);
-                let copies = if self.scores_on_host(work) { 1 } else { MASKED_SCORE_COPIES };
-                product(&[whole.min(MAX_SCORE_BYTES), copies])
-            }
-        }
-    }
-
-    /// Those of the last token only, with what the sampler makes of them.
-    fn logits(&self) -> u64 {
-        product(&[self.footprint.decoder.vocabulary, F32, LOGIT_COPIES])
-    }
 }
-
-/// Values of a patch, in multiples of the hidden size, that are alive at most in the attention of a
-/// tower block: input, qkv, queries, keys, their rotation, what is folded into windows, results.
-const ATTENTION_VALUES: u64 = 12;
-/// Those of them that are f32 whatever the type.
-const ROTATION_VALUES: u64 = 4;
-/// As [`ATTENTION_VALUES`], around an MLP.
-const MLP_VALUES: u64 = 5;
-/// Inner activations alive in an MLP: gate, its sigmoid, their product, up, and the product of both.
-const INNER_VALUES: u64 = 5;
-/// The same outside of MLX: gate and up, and the product of both.
-const HOST_INNER_VALUES: u64 = 3;
-/// As [`ATTENTION_VALUES`], of all that a block of the tower makes.
-const LAZY_VALUES: u64 = 30;
-/// Blocks that MLX may have in flight: about a hundred operations.
-const LAZY_BLOCKS: u64 = 2;
-/// Values of a token, in multiples of the hidden size, that a layer of the decoder makes.
-const DECODER_VALUES: u64 = 16;
-/// Layers that MLX may have in flight: about a hundred operations.
-const LAZY_LAYERS: u64 = 4;
-/// Copies of logits: as computed, in f32, as probabilities, sorted.
-const LOGIT_COPIES: u64 = 6;

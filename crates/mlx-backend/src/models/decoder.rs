@@ -265,10 +265,11 @@ impl Block {
                     base: layer.rope.base,
                 };
                 let dtype = scope.dtype();
-                let fused = FusedLayer::new(&parts, &heads, dtype);
-                fused
-                    .and_then(|fused| Ok((fused, FusedRows::new(&parts, &heads, dtype)?)))
-                    .map_err(|e| mlx_error("kernel", &e))?
+                let kernels = || -> MlxResult<_> {
+                    let fused = FusedLayer::new(&parts, &heads, dtype)?;
+                    Ok((fused, FusedRows::new(&parts, &heads, dtype)?))
+                };
+                kernels().map_err(|e| mlx_error("kernel", &e))?
             }
             None => (None, None),
         };

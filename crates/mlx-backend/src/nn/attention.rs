@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use mlx_rs::{
-    Array, Dtype,
+    Array,
     error::Result as MlxResult,
     fast,
     ops::{self, indexing::TryIndexOp},
 };
 
 use super::settle;
-use crate::{device::on_cpu, ffi::host_attention};
+use crate::{device::Backend, ffi::host_attention};
 
 /// Largest score tensor that attention makes where no fused kernel applies, in bytes.
 pub(crate) const MAX_SCORE_BYTES: u64 = 32 << 20;
@@ -54,7 +54,8 @@ pub(crate) fn attention(
     if fused {
         return attend(q, k, v, scale, causal);
     }
-    if q.dim(2) > 1 && [q, k, v].iter().all(|x| x.dtype() == Dtype::Float32) && on_cpu() {
+    let backend = Backend::current();
+    if q.dim(2) > 1 && [q, k, v].iter().all(|x| backend.on_host(x.dtype())) {
         return host_attention(q, k, v, scale, causal, MAX_SCORE_BYTES);
     }
     attention_within(MAX_SCORE_BYTES, q, k, v, scale, causal)

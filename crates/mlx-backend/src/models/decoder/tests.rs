@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use super::*;
 use crate::{
@@ -7,11 +7,19 @@ use crate::{
     nn::Activation,
     noise::{f32, noise_bf16},
     quantize::Quantize,
-    weights::Weights,
+    weights::{Scope, Weights},
 };
 
 /// Hidden and inner values, query and key heads, values of a head.
 type Shape = (i32, i32, i32, i32, i32);
+
+/// Of published models, and whether queries, keys and values have biases.
+const SHAPES: [(Shape, bool); 4] = [
+    ((2048, 11008, 16, 2, 128), true),
+    ((3584, 18944, 28, 4, 128), true),
+    ((2048, 8192, 32, 8, 64), false),
+    ((4096, 14336, 32, 8, 128), false),
+];
 
 fn spec((hidden, inner, heads, key_value_heads, head_dim): Shape, bias: bool) -> Spec {
     let rope = RopeSpec { dims: head_dim, base: 1e6, ..RopeSpec::default() };
@@ -69,6 +77,29 @@ fn tensors(spec: &Spec) -> HashMap<String, Array> {
     all
 }
 
+/// Returns what `load` makes of all tensors in the file `path`, packed as `how`.
+fn loaded<T>(
+    path: &Path,
+    dtype: Dtype,
+    how: Option<Quantize>,
+    load: impl FnOnce(&Scope<'_>) -> Result<T>,
+) -> T {
+    let (packed, rename) = (QuantizationConfig::default(), |name: &str| Some(name.to_owned()));
+    let files = [path.to_owned()];
+    let weights = Weights::open(&files, rename, dtype, packed, how, Backend::Cuda).unwrap();
+    let made = load(&weights.root()).unwrap();
+    weights.finish(&|_, _| ()).unwrap();
+    made
+}
+
+/// Returns the norm of the difference over that of `expected`.
+fn difference(found: &Array, expected: &Array) -> f32 {
+    let norm = |x: &Array| -> f32 {
+        x.multiply(x).unwrap().sum(None).unwrap().sqrt().unwrap().item_cast()
+    };
+    norm(&found.subtract(expected).unwrap()) / norm(expected)
+}
+
 /// Behind tokens that were read as a prompt, some more, each by itself.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
@@ -76,25 +107,14 @@ fn a_block_as_one_kernel_is_the_block_in_f32() {
     crate::ffi::load_library().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("block.safetensors");
-    for (shape, bias) in [
-        ((2048, 11008, 16, 2, 128), true),
-        ((3584, 18944, 28, 4, 128), true),
-        ((2048, 8192, 32, 8, 64), false),
-        ((4096, 14336, 32, 8, 128), false),
-    ] {
+    for (shape, bias) in SHAPES {
         let spec = spec(shape, bias);
         Array::save_safetensors(tensors(&spec).iter(), None, &path).unwrap();
         for how in [None, Some(Quantize::affine(4, 64))] {
             let block = |dtype| {
-                let (packed, rename) =
-                    (QuantizationConfig::default(), |name: &str| Some(name.to_owned()));
-                let files = [path.clone()];
-                let weights =
-                    Weights::open(&files, rename, dtype, packed, how, Backend::Cuda).unwrap();
-                let block = Block::load(&spec, &spec.layers[0], &weights.root(), Backend::Cuda);
-                let block = block.unwrap();
-                weights.finish(&|_, _| ()).unwrap();
-                block
+                loaded(&path, dtype, how, |root| {
+                    Block::load(&spec, &spec.layers[0], root, Backend::Cuda)
+                })
             };
             let (fused, exact) = (block(Dtype::Bfloat16), block(Dtype::Float32));
             assert!(fused.fused.is_some() && exact.fused.is_none(), "{shape:?} {how:?}");
@@ -111,10 +131,7 @@ fn a_block_as_one_kernel_is_the_block_in_f32() {
                 let found = fused.forward(&x, &rotation, &mut caches, 0).unwrap();
                 found.eval().unwrap();
                 let expected = exact.forward(&f32(&x), &rotation, &mut exact_caches, 0).unwrap();
-                let norm = |x: &Array| -> f32 {
-                    x.multiply(x).unwrap().sum(None).unwrap().sqrt().unwrap().item_cast()
-                };
-                let off = norm(&f32(&found).subtract(&expected).unwrap()) / norm(&expected);
+                let off = difference(&f32(&found), &expected);
                 assert!(off < 0.01, "{shape:?}, {how:?}, token {token}: {off}");
                 // The same memory, so the same token is written to the same place.
                 for _ in 0..20 {
@@ -134,12 +151,7 @@ fn several_rows_as_one_kernel_are_each_in_f32() {
     crate::ffi::load_library().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("decoder.safetensors");
-    for (shape, bias) in [
-        ((2048, 11008, 16, 2, 128), true),
-        ((3584, 18944, 28, 4, 128), true),
-        ((2048, 8192, 32, 8, 64), false),
-        ((4096, 14336, 32, 8, 128), false),
-    ] {
+    for (shape, bias) in SHAPES {
         let spec = spec(shape, bias);
         let layer = tensors(&spec);
         let mut all: HashMap<String, Array> =
@@ -151,16 +163,8 @@ fn several_rows_as_one_kernel_are_each_in_f32() {
         );
         Array::save_safetensors(all.iter(), None, &path).unwrap();
         for how in [None, Some(Quantize::affine(4, 64))] {
-            let decoder = |dtype| {
-                let (packed, rename) =
-                    (QuantizationConfig::default(), |name: &str| Some(name.to_owned()));
-                let files = [path.clone()];
-                let weights =
-                    Weights::open(&files, rename, dtype, packed, how, Backend::Cuda).unwrap();
-                let decoder = Decoder::load(&spec, &weights.root(), Backend::Cuda).unwrap();
-                weights.finish(&|_, _| ()).unwrap();
-                decoder
-            };
+            let decoder =
+                |dtype| loaded(&path, dtype, how, |root| Decoder::load(&spec, root, Backend::Cuda));
             let (fused, exact) = (decoder(Dtype::Bfloat16), decoder(Dtype::Float32));
             assert!(fused.takes_sequences() && !exact.takes_sequences(), "{shape:?} {how:?}");
             let lengths = [300, 1, 15, 16, 17, 900, 33, 2, 64, 3, 255, 256, 257, 5, 31, 700, 48, 8];
@@ -199,11 +203,7 @@ fn several_rows_as_one_kernel_are_each_in_f32() {
                         // What other counts of rows add is taken back.
                         KvCache::shorten(caches, lengths[row] + token as i32);
                         let expected = exact.forward(f32(&of(&x)), &rotation, caches).unwrap();
-                        let norm = |x: &Array| -> f32 {
-                            x.multiply(x).unwrap().sum(None).unwrap().sqrt().unwrap().item_cast()
-                        };
-                        let off = f32(&of(&found)).subtract(&expected).unwrap();
-                        let off = norm(&off) / norm(&expected);
+                        let off = difference(&f32(&of(&found)), &expected);
                         assert!(off < 0.01, "{shape:?}, {how:?}, {row} of {count}: {off}");
                     }
                 }
