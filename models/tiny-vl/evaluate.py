@@ -1,11 +1,12 @@
 """Measure tiny-vl's accuracy on fresh scenes whose answers are known exactly.
 
-usage: evaluate.py make DIR [--count 200] [--seed 20260801]
+usage: evaluate.py make DIR [--count 200] [--seed 20260801] [--kind KIND] [--text]
        evaluate.py run DIR CHECKPOINT [--out ANSWERS]       answer with mlx-vlm in float32
        evaluate.py ask DIR ANSWERS -- COMMAND...            answer with any program, one call per case
        evaluate.py score DIR ANSWERS
 
-`make` writes the pictures and cases.json, an array of {name, kind, images, prompt, truth}.
+`make` writes the pictures and cases.json, an array of {name, kind, images, prompt, truth}; with --kind all cases are of
+one kind, with --text all pictures have text.
 `ask` appends `--image PATH` per picture and `--prompt TEXT` to the command, for instance
 `abstractllm generate --json --model models/tiny-vl/full`, and keeps the last JSON object it prints.
 ANSWERS has one JSON object a line; `score` reads its "text" (or "answer") and finds the case by "name", or by
@@ -37,13 +38,13 @@ def make(a):
     a.dir.mkdir(parents=True, exist_ok=True)
     cases = []
     for number in range(a.count):
-        kind, size = SHARES[number % len(SHARES)], r.choice(SIZES)
-        scene = scenes.random_scene(r)
-        while kind in ("color", "where") and not scene[1]:
-            scene = scenes.random_scene(r)
+        kind, size = a.kind or SHARES[number % len(SHARES)], r.choice(SIZES)
+        fits = lambda scene: (scene[1] or kind not in ("color", "where")) and (scene[2] is not None or not a.text)
+        draw = lambda: next(scene for scene in iter(lambda: scenes.random_scene(r), None) if fits(scene))
+        scene = draw()
         drawn = [scene]
         if kind == "compare":
-            drawn.append(scene if r.random() < 0.2 else scenes.random_scene(r))
+            drawn.append(scene if r.random() < 0.2 else draw())
             prompt, truth = scenes.compare(*drawn, r)
         else:
             prompt, truth = scenes.ask_kind(scene, kind, r)
@@ -126,6 +127,8 @@ def main():
         if name == "make":
             m.add_argument("--count", type=int, default=200)
             m.add_argument("--seed", type=int, default=20260801)
+            m.add_argument("--kind", choices=KINDS)
+            m.add_argument("--text", action="store_true")
         elif name == "run":
             m.add_argument("checkpoint", type=pathlib.Path)
             m.add_argument("--out", type=pathlib.Path)

@@ -1,10 +1,13 @@
-"""Train tiny-vl: a 10.4 M parameter model with the Qwen2.5-VL architecture, on synthetic scenes.
+"""Train tiny-vl: a 7.7 M parameter model with the Qwen2.5-VL architecture, on synthetic scenes.
 
 Needs one CUDA GPU, PyTorch, NumPy, Pillow, tokenizers, safetensors and matplotlib (for its fonts).
 Writes OUT/model-*.safetensors with the tensor names of the Hugging Face Qwen2.5-VL checkpoints, plus the
 configuration, the tokenizer and the chat template.
 
-usage: train.py OUT --minutes 10 [--lr 8e-4] [--seed 1] [--resume DIR]
+usage: train.py OUT --minutes 10 [--lr 0.02] [--seed 1] [--resume DIR]
+
+Matrices of blocks are trained with Muon (Jordan et al. 2024: momentum whose matrices are made orthogonal), the rest with
+AdamW. OUT is written once a minute, so a run that is cut off leaves a model.
 """
 import argparse, glob, json, math, os, random, time
 
@@ -20,11 +23,13 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<
 SIZES = [(224, 224), (224, 224), (224, 336), (336, 224), (168, 224), (224, 168), (280, 280), (224, 280), (280, 224), (168, 280),
          (168, 308), (196, 392), (392, 196)]  # all give a multiple of 8 patches
 QUESTIONS = 4  # questions asked about each single image
+LISTED = 0.2  # of the words in pictures, those of the list; in fresh scenes they are 0.35, and the easiest to read
+TEXTLESS = 0.5  # of the scenes that would have no text, those that are kept
 PATCH, MERGE, WINDOW = 14, 2, 112
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
-VISION = dict(depth=6, hidden_size=256, intermediate_size=512, num_heads=4, fullatt_block_indexes=[2, 5])
-TEXT = dict(hidden_size=256, num_hidden_layers=6, intermediate_size=768, num_attention_heads=4, num_key_value_heads=2)
+VISION = dict(depth=6, hidden_size=256, intermediate_size=448, num_heads=4, fullatt_block_indexes=[2, 5])
+TEXT = dict(hidden_size=256, num_hidden_layers=4, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2)
 MROPE, THETA, EPS = [8, 12, 12], 10000.0, 1e-6
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 
@@ -57,9 +62,30 @@ def train_tokenizer(vocab_size=1024):
 def patchify(pixels):
     """uint8 [B,H,W,3] -> uint8 [B, grid, 3*14*14], patches ordered by 2x2 merge groups like Qwen2-VL."""
     b, h, w, _ = pixels.shape
-    gh, gw = h // PATCH, w // PATCH
-    x = pixels.transpose(0, 3, 1, 2).reshape(b, 3, gh // 2, 2, PATCH, gw // 2, 2, PATCH)
-    return x.transpose(0, 2, 5, 3, 6, 1, 4, 7).reshape(b, gh * gw, 3 * PATCH * PATCH)
+    x = pixels.permute(0, 3, 1, 2).reshape(b, 3, h // 28, 2, PATCH, w // 28, 2, PATCH)
+    return x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(b, -1, 3 * PATCH * PATCH)
+
+
+def add_noise(pixels, share=0.4):
+    """Adds what `scenes.draw` does to that share of its pictures, where the picture is."""
+    b = pixels.shape[0]
+    amplitude = torch.randint(1, 10, (b, 1, 1, 1), device=pixels.device) * (torch.rand(b, 1, 1, 1, device=pixels.device) < share)
+    noise = (torch.rand(pixels.shape, device=pixels.device) * (2 * amplitude + 1)).floor() - amplitude
+    return (pixels + noise).clamp(0, 255)
+
+
+def training_scene(r):
+    """A scene of which more has text, and fewer of it words of the list, than is asked later."""
+    while True:
+        scene = scenes.random_scene(r, LISTED)
+        if scene[2] is not None or r.random() < TEXTLESS:
+            return scene
+
+
+def questions(scene, r):
+    """Reading and describing in every picture with text, the rest as they are asked later."""
+    first = ["read", "describe"] if scene[2] is not None else ["describe"]
+    return [scenes.ask_kind(scene, kind, r) for kind in first] + [scenes.ask(scene, r) for _ in range(QUESTIONS - len(first))]
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -85,14 +111,14 @@ class Batches(torch.utils.data.IterableDataset):
                 if images == 0:
                     pairs.append(scenes.chat(r))
                 elif images == 1:
-                    s = scenes.random_scene(r)
-                    pixels[i, 0] = scenes.draw(s, h, w, r, fonts)
-                    pairs += [scenes.ask(s, r) for _ in range(QUESTIONS)]
+                    s = training_scene(r)
+                    pixels[i, 0] = scenes.draw(s, h, w, r, fonts, noisy=0)
+                    pairs += questions(s, r)
                 else:
-                    s1 = scenes.random_scene(r)
-                    s2 = s1 if r.random() < 0.2 else scenes.random_scene(r)
-                    pixels[i, 0] = scenes.draw(s1, h, w, r, fonts)
-                    pixels[i, 1] = scenes.draw(s2, h, w, r, fonts)
+                    s1 = training_scene(r)
+                    s2 = s1 if r.random() < 0.2 else training_scene(r)
+                    pixels[i, 0] = scenes.draw(s1, h, w, r, fonts, noisy=0)
+                    pixels[i, 1] = scenes.draw(s2, h, w, r, fonts, noisy=0)
                     pairs.append(scenes.compare(s1, s2, r))
             rows = [(tok.encode(q + "<|im_end|>\n<|im_start|>assistant\n").ids, tok.encode(a + "<|im_end|>").ids) for q, a in pairs]
             merged = (h // 28) * (w // 28)
@@ -106,8 +132,7 @@ class Batches(torch.utils.data.IterableDataset):
                 s = len(head)
                 ids[i, s : s + len(q) + len(a)] = q + a
                 labels[i, s + len(q) : s + len(q) + len(a)] = a
-            patches = patchify(pixels.reshape(n * images, h, w, 3)) if images else np.zeros((0, 0, 588), np.uint8)
-            yield torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(np.ascontiguousarray(patches)), (images, h, w, len(prefix))
+            yield torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(pixels.reshape(n * images, h, w, 3)), (images, h, w, len(prefix))
 
 
 # ---------------------------------------------------------------- model
@@ -131,11 +156,18 @@ class VisionAttention(nn.Module):
         super().__init__()
         self.qkv, self.proj, self.heads = nn.Linear(n, 3 * n), nn.Linear(n, n), heads
 
-    def forward(self, x, cos, sin, mask):
+    def forward(self, x, cos, sin, windows):
+        """`windows`: (number, length) of windows in a row that are equally long."""
         b, l, n = x.shape
         q, k, v = self.qkv(x).view(b, l, 3, self.heads, n // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(b, l, n))
+        out, at = [], 0
+        for count, length in windows:
+            part = lambda t: t[:, :, at : at + count * length].reshape(b, self.heads, count, length, -1).transpose(1, 2).flatten(0, 1)
+            y = F.scaled_dot_product_attention(part(q), part(k), part(v))
+            out.append(y.view(b, count, self.heads, length, -1).transpose(2, 3).reshape(b, count * length, n))
+            at += count * length
+        return self.proj(torch.cat(out, 1))
 
 
 class MLP(nn.Module):
@@ -153,8 +185,8 @@ class VisionBlock(nn.Module):
         self.norm1, self.norm2 = RMSNorm(n), RMSNorm(n)
         self.attn, self.mlp = VisionAttention(n, heads), MLP(n, inner, True)
 
-    def forward(self, x, cos, sin, mask):
-        x = x + self.attn(self.norm1(x), cos, sin, mask)
+    def forward(self, x, cos, sin, windows):
+        x = x + self.attn(self.norm1(x), cos, sin, windows)
         return x + self.mlp(self.norm2(x))
 
 
@@ -188,18 +220,20 @@ class Vision(nn.Module):
         angles = torch.cat([angles, angles], -1)
         step = WINDOW // PATCH
         window = (ys // step) * 1000 + xs // step
-        mask = window[:, None] == window[None, :]
-        return angles.cos().to(device), angles.sin().to(device), mask.to(device)
+        _, number, lengths = window.unique(return_inverse=True, return_counts=True)
+        order = torch.argsort(lengths[number] * 1000 + number, stable=True)  # by window, those of one length together
+        windows = [(int((lengths == length).sum()), int(length)) for length in lengths.unique()]
+        angles = angles[order]
+        return angles.cos().to(device), angles.sin().to(device), order.to(device), windows
 
     def forward(self, patches, h, w):
-        cos, sin, mask = self.layout(h, w, patches.device)
+        cos, sin, order, windows = self.layout(h, w, patches.device)
         weight = self.patch_embed.proj.weight.sum(2).flatten(1)  # both frames of a still image are equal
-        x = F.linear(patches, weight)
+        x = F.linear(patches[:, order], weight)
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -1e4)  # finite: minus infinity gave NaN gradients in bf16
         for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, None if i in VISION["fullatt_block_indexes"] else mask)
-        return self.merger(x)
+            x = block(x, cos, sin, [(1, x.shape[1])] if i in VISION["fullatt_block_indexes"] else windows)
+        return self.merger(x[:, torch.argsort(order)])
 
 
 class Attention(nn.Module):
@@ -343,15 +377,45 @@ def save(model, tok, out, dtype=torch.bfloat16):
               open(f"{out}/generation_config.json", "w"), indent=1)
 
 
+class Muon:
+    """Momentum whose matrices are made orthogonal by five Newton-Schulz steps, those of one shape together."""
+
+    def __init__(self, matrices, momentum=0.95, decay=0.2):
+        shapes = {}
+        for p in matrices:
+            shapes.setdefault(p.shape, []).append(p)
+        self.groups = [(ps, torch.zeros(len(ps), *shape, device=ps[0].device)) for shape, ps in shapes.items()]
+        self.momentum, self.decay = momentum, decay
+
+    @torch.no_grad()
+    def step(self, lr):
+        for ps, buffer in self.groups:
+            g = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in ps])
+            buffer.lerp_(g, 1 - self.momentum)
+            x = g.lerp_(buffer, self.momentum).bfloat16()
+            wide = x.shape[1] <= x.shape[2]
+            x = x if wide else x.mT
+            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            for _ in range(5):
+                s = x @ x.mT
+                x = 3.4445 * x + (-4.7750 * s + 2.0315 * s @ s) @ x
+            x = x if wide else x.mT
+            scale = lr * max(1.0, x.shape[1] / x.shape[2]) ** 0.5
+            torch._foreach_mul_(ps, 1 - lr * self.decay)
+            torch._foreach_add_(ps, list(x.float().unbind(0)), alpha=-scale)
+
+
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("out"); p.add_argument("--minutes", type=float, default=8); p.add_argument("--batch", type=int, default=128)
-    p.add_argument("--workers", type=int, default=15); p.add_argument("--lr", type=float, default=8e-4); p.add_argument("--resume")
-    p.add_argument("--seed", type=int, default=1); p.add_argument("--device", default="cuda")
+    p.add_argument("out"); p.add_argument("--minutes", type=float, default=8); p.add_argument("--batch", type=int, default=256)
+    p.add_argument("--workers", type=int, default=15); p.add_argument("--lr", type=float, default=0.015); p.add_argument("--resume"); p.add_argument("--tokenizer")
+    p.add_argument("--adam-lr", type=float, default=1e-3); p.add_argument("--seed", type=int, default=1); p.add_argument("--device", default="cuda")
     a = p.parse_args()
     torch.manual_seed(a.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
     from tokenizers import Tokenizer
-    tok = Tokenizer.from_file(f"{a.resume}/tokenizer.json") if a.resume else train_tokenizer()
+    known = f"{a.resume}/tokenizer.json" if a.resume else a.tokenizer
+    tok = Tokenizer.from_file(known) if known else train_tokenizer()
     model = TinyVL(tok.get_vocab_size()).to(a.device)
     if a.resume:
         from safetensors.torch import load_file
@@ -362,35 +426,45 @@ def main():
     print("parameters", sum(x.numel() for x in model.parameters()), "vocab", tok.get_vocab_size(), flush=True)
     loader = torch.utils.data.DataLoader(Batches(tok.to_str(), a.batch, a.seed), batch_size=None, num_workers=a.workers,
                                          prefetch_factor=6 if a.workers else None, pin_memory=a.device == "cuda")
-    decay = [x for x in model.parameters() if x.ndim > 1]
-    plain = [x for x in model.parameters() if x.ndim <= 1]
-    opt = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=a.lr, betas=(0.9, 0.98), fused=a.device == "cuda")
+    blocks = [x for n, x in model.named_parameters() if x.ndim == 2 and "embed" not in n]
+    rest = [x for n, x in model.named_parameters() if x.ndim != 2 or "embed" in n]
+    muon = Muon(blocks)
+    adam = torch.optim.AdamW(rest, lr=a.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=a.device == "cuda")
     mean, std = MEAN.to(a.device), STD.to(a.device)
-    start, step, skipped = time.time(), 0, 0
-    for ids, labels, patches, (images, h, w, prefix) in loader:
+    start, saved, waited, step, skipped = time.time(), time.time(), 0.0, 0, torch.zeros((), dtype=torch.int64, device=a.device)
+    batches = iter(loader)
+    while True:
+        before = time.time()
+        ids, labels, pixels, (images, h, w, prefix) = next(batches)
+        waited += time.time() - before
         progress = (time.time() - start) / (a.minutes * 60)
         if progress >= 1:
             break
-        lr = a.lr * min(1, (step + 1) / 500) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for g in opt.param_groups:
-            g["lr"] = lr
-        ids, labels, patches = ids.to(a.device, non_blocking=True), labels.to(a.device, non_blocking=True), patches.to(a.device, non_blocking=True)
-        x = patches.float().view(patches.shape[0], -1, 3, PATCH * PATCH) / 255 if images else None
-        x = ((x - mean[:, None]) / std[:, None]).flatten(2) if images else None
+        share = min(1, (step + 1) / 300, (1 - progress) / 0.6)  # warming up, level, and down in a straight line
+        adam.param_groups[0]["lr"] = a.adam_lr * share
+        ids, labels = ids.to(a.device, non_blocking=True), labels.to(a.device, non_blocking=True)
+        x = None
+        if images:
+            x = patchify(add_noise(pixels.to(a.device, non_blocking=True))).view(pixels.shape[0], -1, 3, PATCH * PATCH) / 255
+            x = ((x - mean[:, None]) / std[:, None]).flatten(2).bfloat16()
         with torch.autocast(a.device, torch.bfloat16):
-            loss, acc = model(ids, labels, x.bfloat16() if images else None, images, h, w, prefix)
-        opt.zero_grad(set_to_none=True)
+            loss, acc = model(ids, labels, x, images, h, w, prefix)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not torch.isfinite(norm):
-            skipped += 1
-            if skipped <= 10:
-                print(f"step {step}: gradient norm {norm.item()}, skipped (loss {loss.item():.4f}, images {images}, size {h}x{w})", flush=True)
-            continue
-        opt.step()
+        finite = torch.isfinite(norm)  # looked at on the device, so that the host does not wait
+        skipped += ~finite
+        for x in model.parameters():
+            if x.grad is not None:
+                x.grad = torch.where(finite, x.grad, 0.0)
+        muon.step(a.lr * share)
+        adam.step()
         step += 1
-        if step % 200 == 0:
-            print(f"step {step} t {time.time() - start:.0f}s loss {loss.item():.4f} acc {acc.item():.4f} norm {norm.item():.2f} images {images} lr {lr:.2e} skipped {skipped}", flush=True)
+        if step % 100 == 0:
+            print(f"step {step} t {time.time() - start:.0f}s waited {waited:.0f}s loss {loss.item():.4f} acc {acc.item():.4f} norm {norm.item():.2f} images {images} share {share:.2f} skipped {skipped.item()}", flush=True)
+        if time.time() - saved > 60:
+            save(model, tok, a.out)
+            saved = time.time()
     model.eval()
     save(model, tok, a.out)
     print("saved", a.out, "steps", step, flush=True)
