@@ -432,7 +432,7 @@ def main():
     adam = torch.optim.AdamW(rest, lr=a.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=a.device == "cuda")
     mean, std = MEAN.to(a.device), STD.to(a.device)
     start, saved, waited, step, skipped = time.time(), time.time(), 0.0, 0, torch.zeros((), dtype=torch.int64, device=a.device)
-    batches = iter(loader)
+    batches, skipped_before = iter(loader), 0
     while True:
         before = time.time()
         ids, labels, pixels, (images, h, w, prefix) = next(batches)
@@ -463,8 +463,11 @@ def main():
         if step % 100 == 0:
             print(f"step {step} t {time.time() - start:.0f}s waited {waited:.0f}s loss {loss.item():.4f} acc {acc.item():.4f} norm {norm.item():.2f} images {images} share {share:.2f} skipped {skipped.item()}", flush=True)
         if time.time() - saved > 60:
+            lost = skipped.item() - skipped_before
+            if lost > 20:
+                raise SystemExit(f"{lost} steps in a minute had gradients that are no numbers; {a.out} has what was before")
             save(model, tok, a.out)
-            saved = time.time()
+            saved, skipped_before = time.time(), skipped.item()
     model.eval()
     save(model, tok, a.out)
     print("saved", a.out, "steps", step, flush=True)

@@ -66,6 +66,8 @@ capabilities! {
     Seed = "seed",
     /// `logit_bias` is honoured.
     LogitBias = "logit_bias",
+    /// `adapter` is honoured: there are small changes to the model that a request may name.
+    Adapters = "adapters",
     /// Tools can be called.
     ToolUse = "tool_use" | "supports_tool_use" | "supports_function_calling",
     /// Answers can be held to JSON.

@@ -48,6 +48,9 @@ pub struct GenerateParams {
     /// Added to the logits of tokens, by token id, -100.0..=100.0; for providers with
     /// [`Capability::LogitBias`](crate::Capability::LogitBias).
     pub logit_bias: BTreeMap<u32, f32>,
+    /// Name of the adapter with which the model answers, for providers with
+    /// [`Capability::Adapters`](crate::Capability::Adapters). Default: none, the model as it is.
+    pub adapter: Option<String>,
     /// Who asks, as a service should know them (no name or address); of no meaning to a model on this
     /// machine.
     pub user: Option<String>,
@@ -127,6 +130,7 @@ impl GenerateParams {
                 true => defaults.logit_bias.clone(),
                 false => self.logit_bias,
             },
+            adapter: self.adapter.or_else(|| defaults.adapter.clone()),
             user: self.user.or_else(|| defaults.user.clone()),
         }
     }

@@ -141,6 +141,7 @@ impl Request {
             ),
             (uses_tools, Capability::ToolUse, "tools".to_owned()),
             (!self.params.logit_bias.is_empty(), Capability::LogitBias, "logit_bias".to_owned()),
+            (self.params.adapter.is_some(), Capability::Adapters, "adapter".to_owned()),
         ];
         let needs = needs.into_iter().filter(|need| need.0).map(|(_, c, what)| (c, what));
         let output = self.output.capability().map(|c| (c, "a form of the answer".to_owned()));
@@ -201,6 +202,8 @@ mod tests {
         ]);
         let mut biased = Request::text("x");
         biased.params.logit_bias = [(1, 2.0)].into();
+        let mut adapted = Request::text("hi");
+        adapted.params.adapter = Some("tuned".to_owned());
         for (request, lacks) in [
             (tools.clone(), Capability::ToolUse),
             (history, Capability::ToolUse),
@@ -208,6 +211,7 @@ mod tests {
             (Request::text("x").with_output(schema), Capability::StructuredOutput),
             (Request::images([url], "x"), Capability::ImageUrls),
             (biased, Capability::LogitBias),
+            (adapted, Capability::Adapters),
         ] {
             let error = request.validate(&info(&[Capability::Vision])).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -19,6 +19,7 @@ use perf_monitor::Span;
 use self::lookup::Lookup;
 use crate::{
     Error, Result,
+    adapter::{self, Adapter},
     device::Backend,
     generate::{Generation, ReadPrompt, Status},
     kv_cache::{KvCache, KvCacheOptions, LayerCaches, RowCaches, SequenceCaches},
@@ -32,6 +33,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Batch {
     model: Rc<dyn VisionLanguageModel>,
+    /// What changes the model for all of them.
+    adapter: Option<Rc<Adapter>>,
     backend: Backend,
     rows: Vec<Row>,
     read: Read,
@@ -94,10 +97,15 @@ impl Row {
 }
 
 impl Batch {
-    /// Returns a batch of `model` without answers.
-    pub(crate) fn new(model: Rc<dyn VisionLanguageModel>, backend: Backend) -> Self {
+    /// Returns a batch of `model`, as `adapter` changes it, without answers.
+    pub(crate) fn new(
+        model: Rc<dyn VisionLanguageModel>,
+        adapter: Option<Rc<Adapter>>,
+        backend: Backend,
+    ) -> Self {
         Self {
             model,
+            adapter,
             backend,
             rows: Vec::new(),
             read: Read::One(Vec::new()),
@@ -118,9 +126,12 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Whether an answer whose keys and values are kept as `how` says can join: steps are shared by
-    /// those that keep all of them, as they are computed.
-    pub(crate) fn takes(&self, how: &KvCacheOptions) -> bool {
+    /// Whether an answer of the model as `adapter` changes it, whose keys and values are kept as `how` says,
+    /// can join: steps are shared by those with the same adapter that keep all of them, as they are computed.
+    pub(crate) fn takes(&self, adapter: Option<&Rc<Adapter>>, how: &KvCacheOptions) -> bool {
+        if self.adapter.as_ref().map(Rc::as_ptr) != adapter.map(Rc::as_ptr) {
+            return false;
+        }
         let rows = self.rows.iter().chain(self.joining.iter().map(|(row, ..)| row));
         let mut others = rows.filter(|row| !row.done).map(|row| row.generation.kv_cache());
         how.is_plain() && others.all(KvCacheOptions::is_plain)
@@ -141,6 +152,11 @@ impl Batch {
     /// # Errors
     /// What MLX says; no answer can go on then.
     pub(crate) fn step(&mut self) -> Result<()> {
+        let adapter = self.adapter.clone();
+        adapter::with(adapter.as_ref(), || self.step_changed())
+    }
+
+    fn step_changed(&mut self) -> Result<()> {
         let fail = |e: mlx_rs::error::Exception| mlx_error("decode", &e);
         self.let_go();
         self.regroup().map_err(fail)?;

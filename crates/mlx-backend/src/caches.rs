@@ -41,8 +41,8 @@ pub(crate) use self::{
     device::DeviceCaches,
     digest::Digest,
     identity::{
-        encoded_content, image_key, model_identity, processor_identity, reader_identity,
-        rgb_content,
+        adapted_identity, encoded_content, image_key, model_identity, processor_identity,
+        reader_identity, rgb_content, weight_file_identity,
     },
     models::{Lease, ModelCache, ModelKey, SharedModel},
     prefix_tree::Unit,

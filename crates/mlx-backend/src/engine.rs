@@ -32,14 +32,15 @@ use vision_preproc::Patches;
 
 use crate::{
     Error, Result,
+    adapter::{Adapter, AdapterFiles, Products},
     batch::Batch,
-    caches::DeviceCaches,
+    caches::{DeviceCaches, Digest},
     checkpoint::{Checkpoint, QuantizationConfig},
     device::Backend,
     ffi::{before_exit, load_library},
     generate::{Generation, Job, Status},
     memory,
-    models::{Architecture, Media, VisionLanguageModel},
+    models::{Architecture, Media, Rename, VisionLanguageModel},
     quantize::Quantize,
     weights::Weights,
 };
@@ -92,6 +93,22 @@ impl Drop for LoadedModel {
     }
 }
 
+/// An adapter that the engine holds for a model; dropping this drops it.
+#[derive(Debug)]
+pub(crate) struct LoadedAdapter {
+    id: u64,
+    pub(crate) identity: Digest,
+    /// Whether features of images are other ones with it.
+    pub(crate) changes_tower: bool,
+}
+
+impl Drop for LoadedAdapter {
+    fn drop(&mut self) {
+        // If the thread is gone, so is the adapter.
+        let _ = sender().send(Command::DropAdapter(self.id));
+    }
+}
+
 enum Command {
     Load(Box<LoadSpec>, mpsc::SyncSender<Result<LoadedModel>>),
     Generate {
@@ -106,6 +123,9 @@ enum Command {
         patches: Result<Arc<Patches>>,
     },
     Unload(u64),
+    /// Reads an adapter for a model.
+    Adapt(u64, Box<AdapterFiles>, mpsc::SyncSender<Result<LoadedAdapter>>),
+    DropAdapter(u64),
     Call(Box<dyn FnOnce() + Send>),
     /// The process exits: do nothing from now on.
     Stop(mpsc::SyncSender<()>),
@@ -118,6 +138,16 @@ enum Command {
 pub(crate) fn load(spec: LoadSpec) -> Result<LoadedModel> {
     let (reply, answer) = mpsc::sync_channel(1);
     send(Command::Load(Box::new(spec), reply))?;
+    answer.recv().map_err(|_| gone())?
+}
+
+/// Reads an adapter for `model`; blocks until it is read.
+///
+/// # Errors
+/// What of it does not fit the model, or [`Error::Dead`].
+pub(crate) fn adapt(model: &LoadedModel, files: AdapterFiles) -> Result<LoadedAdapter> {
+    let (reply, answer) = mpsc::sync_channel(1);
+    send(Command::Adapt(model.id, Box::new(files), reply))?;
     answer.recv().map_err(|_| gone())?
 }
 
@@ -222,13 +252,21 @@ extern "C" fn stop_at_exit() {
 
 #[derive(Default)]
 struct Engine {
-    models: HashMap<u64, Rc<dyn VisionLanguageModel>>,
+    models: HashMap<u64, Model>,
+    adapters: HashMap<u64, Rc<Adapter>>,
     /// Requests that are not begun.
     waiting: VecDeque<Running>,
     /// Answers whose prompts are being read.
     reading: VecDeque<Running>,
     /// Answers whose tokens are being made, by model.
     batches: Vec<(u64, Batch)>,
+}
+
+/// A model, and what an adapter has to know of it.
+struct Model {
+    model: Rc<dyn VisionLanguageModel>,
+    products: Products,
+    rename: Rename,
 }
 
 /// An answer in the making, before its tokens are.
@@ -311,7 +349,10 @@ impl Engine {
             Command::Generate { model, generation: id, job } => match self.models.get(&model) {
                 Some(found) => {
                     let caches = DeviceCaches::of(&job.caches);
-                    let generation = Generation::new(*job, found.clone(), caches);
+                    // The job holds on to it, so it is there.
+                    let adapter =
+                        job.adapter.as_ref().map(|loaded| self.adapters[&loaded.id].clone());
+                    let generation = Generation::new(*job, found.model.clone(), adapter, caches);
                     self.waiting.push_back(Running { model, id, generation });
                     self.admit();
                 }
@@ -334,6 +375,15 @@ impl Engine {
                     }
                 }
             }
+            Command::Adapt(model, files, reply) => {
+                let _ = reply.send(guarded(|| self.adapt(model, &files)));
+            }
+            Command::DropAdapter(adapter) => {
+                let _ = guarded(|| {
+                    drop(self.adapters.remove(&adapter));
+                    Ok(())
+                });
+            }
             Command::Unload(model) => {
                 let _ = guarded(|| {
                     drop(self.models.remove(&model));
@@ -354,15 +404,27 @@ impl Engine {
 
     fn load(&mut self, spec: &LoadSpec) -> Result<LoadedModel> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let model = build(spec)?;
+        let (model, products) = build_with_products(spec)?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let loaded = LoadedModel {
             id,
             media: model.media().copied(),
             context_tokens: model.context_tokens(),
         };
-        self.models.insert(id, Rc::from(model));
+        let (model, rename) = (Rc::from(model), spec.architecture.rename);
+        self.models.insert(id, Model { model, products, rename });
         Ok(loaded)
+    }
+
+    fn adapt(&mut self, model: u64, files: &AdapterFiles) -> Result<LoadedAdapter> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let unloaded = || Error::Dead("the model was unloaded".to_owned());
+        let model = self.models.get(&model).ok_or_else(unloaded)?;
+        let adapter = files.read(&model.products, model.rename)?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let changes_tower = adapter.changes_tower();
+        self.adapters.insert(id, adapter);
+        Ok(LoadedAdapter { id, identity: files.identity, changes_tower })
     }
 
     /// Whether there is something to compute.
@@ -400,12 +462,12 @@ impl Engine {
     fn join(&mut self, running: Running) {
         let Running { model, mut generation, .. } = running;
         let Some(read) = generation.take_read() else { return };
-        let how = *generation.kv_cache();
-        let fits = |(of, batch): &(u64, Batch)| *of == model && batch.takes(&how);
+        let (how, adapter) = (*generation.kv_cache(), generation.adapter().cloned());
+        let fits = |(of, batch): &(u64, Batch)| *of == model && batch.takes(adapter.as_ref(), &how);
         let batch = match self.batches.iter().position(fits) {
             Some(at) => &mut self.batches[at].1,
             None => {
-                let batch = Batch::new(generation.model(), Backend::current());
+                let batch = Batch::new(generation.model(), adapter, Backend::current());
                 self.batches.push((model, batch));
                 let last = self.batches.len() - 1;
                 &mut self.batches[last].1
@@ -432,7 +494,15 @@ impl Engine {
 }
 
 /// Builds a model on this thread, which from then on is the only one that can run it.
+#[cfg(test)]
 pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
+    build_with_products(spec).map(|(model, _)| model)
+}
+
+/// As [`build`], with the linear layers that adapters can change.
+pub(crate) fn build_with_products(
+    spec: &LoadSpec,
+) -> Result<(Box<dyn VisionLanguageModel>, Products)> {
     let backend = Backend::current();
     let dtype = compute_dtype(spec.dtype, backend, &spec.config);
     let weights = Weights::open(
@@ -444,8 +514,8 @@ pub(crate) fn build(spec: &LoadSpec) -> Result<Box<dyn VisionLanguageModel>> {
         backend,
     )?;
     let model = (spec.architecture.load)(&spec.config, &spec.config_path, &weights, backend)?;
-    weights.finish(&*spec.progress)?;
-    Ok(model)
+    let products = weights.finish(&*spec.progress)?;
+    Ok((model, products))
 }
 
 /// Runs `work`; a panic becomes an error, so that one bad request does not end the thread.

@@ -221,6 +221,12 @@ pub enum LoadError {
         /// What does not fit.
         reason: String,
     },
+    /// A tensor holds something that is no number.
+    #[error("tensor `{name}` holds values that are infinite or no numbers")]
+    NotFinite {
+        /// Its name.
+        name: String,
+    },
     /// Two files hold a tensor of the same name.
     #[error("tensor `{name}` is in more than one file")]
     Duplicate {

@@ -15,6 +15,7 @@ use vision_preproc::{Grid, Patches};
 pub(crate) use self::job::Job;
 use crate::{
     Error, Result,
+    adapter::{self, Adapter},
     caches::{DeviceCaches, Digest, Unit, reader_identity},
     kv_cache::{KvCache, KvCacheOptions},
     models::VisionLanguageModel,
@@ -43,6 +44,7 @@ pub(crate) enum Status {
 pub(crate) struct Generation {
     job: Job,
     model: Rc<dyn VisionLanguageModel>,
+    adapter: Option<Rc<Adapter>>,
     caches: Rc<RefCell<DeviceCaches>>,
     state: State,
     text: TextStream,
@@ -96,10 +98,11 @@ struct Images {
 }
 
 impl Generation {
-    /// Returns the generation of `job` by `model`; nothing is computed yet.
+    /// Returns the generation of `job` by `model`, as `adapter` changes it; nothing is computed yet.
     pub(crate) fn new(
         job: Job,
         model: Rc<dyn VisionLanguageModel>,
+        adapter: Option<Rc<Adapter>>,
         caches: Rc<RefCell<DeviceCaches>>,
     ) -> Self {
         let wanted = job.params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize;
@@ -113,6 +116,7 @@ impl Generation {
             units: job.prompt.units(),
             reused: 0,
             model,
+            adapter,
             caches,
             job,
         }
@@ -188,12 +192,13 @@ impl Generation {
             }
             return Ok(Status::Done);
         }
-        match &mut self.state {
+        let adapter = self.adapter.clone();
+        adapter::with(adapter.as_ref(), || match &mut self.state {
             State::Start => self.look_up(),
             State::Encode { .. } => self.encode_next(),
             State::Prefill { .. } => self.prefill_next(alone),
             State::Read(_) | State::Decode => Ok(Status::Read),
-        }
+        })
     }
 
     /// Hands out what the prompt led to, once.
@@ -220,6 +225,11 @@ impl Generation {
     /// Says how many bytes its keys and values take now.
     pub(crate) fn holds(&self, bytes: u64) {
         self.job.reservation.holds(bytes);
+    }
+
+    /// Returns what changes the model for it.
+    pub(crate) fn adapter(&self) -> Option<&Rc<Adapter>> {
+        self.adapter.as_ref()
     }
 
     /// Returns the model.
@@ -261,7 +271,7 @@ impl Generation {
             let mut known = None;
             // The same image twice is encoded once.
             if needed && !asked.iter().any(|&other| images[other].key == image.key) {
-                known = caches.features(&self.job.model, &image.key);
+                known = caches.features(&self.job.tower, &image.key);
                 let hit = known.is_some();
                 recorder.count(
                     if hit { Counter::FeatureCacheHits } else { Counter::FeatureCacheMisses },
@@ -299,7 +309,7 @@ impl Generation {
         span.units(rows as u64);
         drop(span);
         let key = self.job.prompt.images[index].key;
-        forgotten("features", self.caches.borrow().keep_features(&self.job.model, &key, &encoded));
+        forgotten("features", self.caches.borrow().keep_features(&self.job.tower, &key, &encoded));
         for (image, (needed, known)) in self.job.prompt.images.iter().zip(&mut images.features) {
             if *needed && image.key == key {
                 *known = Some(encoded.clone());

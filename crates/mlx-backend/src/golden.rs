@@ -71,7 +71,7 @@ const CASES: [Case; 5] = [
     },
 ];
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden").join(name)
 }
 
@@ -113,14 +113,14 @@ fn floats(array: &Array) -> Vec<f32> {
     array.reshape(&[-1]).unwrap().to_vec_cast::<f32>().unwrap()
 }
 
-fn largest_difference(found: &Array, expected: &Array) -> f32 {
+pub(crate) fn largest_difference(found: &Array, expected: &Array) -> f32 {
     assert_eq!(found.size(), expected.size(), "{:?} {:?}", found.shape(), expected.shape());
     let pairs = floats(found).into_iter().zip(floats(expected));
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// Runs a prompt through the model in one or several steps and returns all its logits.
-fn prefill(
+pub(crate) fn prefill(
     model: &dyn VisionLanguageModel,
     embeddings: &Array,
     positions: &crate::rope::Positions,
@@ -193,7 +193,7 @@ fn check(case: &Case, step: usize) {
 
 /// Returns eight greedy tokens after a prompt whose last logits are `last`; those of each step must be
 /// the ones of the reference. The first token follows from the prompt, the others from one step each.
-fn greedy(
+pub(crate) fn greedy(
     model: &dyn VisionLanguageModel,
     mut last: Array,
     delta: i32,

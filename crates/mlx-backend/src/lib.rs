@@ -6,6 +6,7 @@
 //! left over or of another shape is an error that names it.
 #![deny(unsafe_code)]
 
+mod adapter;
 mod attend;
 mod batch;
 mod caches;

@@ -135,7 +135,8 @@ impl Media {
     }
 }
 
-type Rename = fn(&str) -> Option<String>;
+/// Maps the name of a tensor in a file to the model's; `None` drops it.
+pub(crate) type Rename = fn(&str) -> Option<String>;
 type Load = fn(&Value, &Path, &Weights, Backend) -> Result<Box<dyn VisionLanguageModel>>;
 
 /// An architecture that this crate runs.
@@ -147,7 +148,6 @@ pub(crate) struct Architecture {
     #[cfg(test)]
     pub(crate) about: &'static str,
     reads_images: bool,
-    /// Maps the name of a tensor in a checkpoint to the model's; `None` drops it.
     pub(crate) rename: Rename,
     /// Says how large its parts are, from the JSON of the `config.json` at a path.
     pub(crate) footprint: fn(&Value, &Path) -> Result<Footprint>,

@@ -2,6 +2,7 @@
 //! knows.
 
 mod activation;
+mod adapted;
 mod attention;
 mod embedding;
 mod experts;
@@ -87,7 +88,7 @@ mod tests {
 
     pub(super) fn linear(output: i32, input: i32, step: f32) -> Linear {
         let weight = Weight::dense(wave(&[output, input], step)).unwrap();
-        Linear { weight, bias: Some(wave(&[output], step * 3.0)), row: None, on_host: false }
+        Linear { bias: Some(wave(&[output], step * 3.0)), ..bare(weight) }
     }
 
     pub(super) fn packed(output: i32, input: i32, step: f32, bits: i32) -> Linear {
@@ -95,6 +96,11 @@ mod tests {
         let (weight, scales, biases) = quantize(&wave(&[output, input], step), how).unwrap();
         let dtype = Dtype::Float32;
         let packed = Packed { weight, scales, biases, how, dtype, unpacks_from_rows: None };
-        Linear { weight: Weight::Packed(packed), bias: None, row: None, on_host: false }
+        bare(Weight::Packed(packed))
+    }
+
+    fn bare(weight: Weight) -> Linear {
+        let outputs = Default::default();
+        Linear { weight, bias: None, row: None, on_host: false, outputs }
     }
 }

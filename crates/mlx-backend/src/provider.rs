@@ -1,6 +1,7 @@
 //! The provider: a checkpoint on disk becomes something that can be asked.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
     pin::Pin,
@@ -25,11 +26,14 @@ use vision_preproc::Limits;
 
 use crate::{
     Error, Result,
-    caches::{Caches, Lease, ModelKey, SharedModel, model_identity, processor_identity},
+    adapter::AdapterFiles,
+    caches::{
+        Caches, Lease, ModelKey, SharedModel, adapted_identity, model_identity, processor_identity,
+    },
     calls::CallReader,
     checkpoint::Checkpoint,
     contained::Contained,
-    engine::{self, LoadProgress, LoadSpec},
+    engine::{self, LoadProgress, LoadSpec, LoadedAdapter},
     generate::Job,
     grammar::Grammars,
     guard::{Guard, MemoryOptions},
@@ -90,6 +94,9 @@ pub struct MlxOptions {
     /// and read in one step; 0 guesses nothing. The answer is the same: quicker where it repeats what was
     /// said, and a little slower elsewhere. For greedy answers, while no other one is made.
     pub prompt_lookup_tokens: usize,
+    /// Folders of low-rank adapters (`adapter_config.json` with `adapters.safetensors` or
+    /// `adapter_model.safetensors`), by the names that requests give in [`GenerateParams::adapter`].
+    pub adapters: BTreeMap<String, PathBuf>,
     /// Never goes to the network, even for a model that is not here.
     pub offline: bool,
     /// Bounds on images, checked before they are decoded.
@@ -118,6 +125,7 @@ impl Default for MlxOptions {
             max_queue: 256,
             kv_cache: KvCacheOptions::default(),
             prompt_lookup_tokens: 0,
+            adapters: BTreeMap::new(),
             offline: false,
             limits: Limits::default(),
             memory: MemoryOptions::default(),
@@ -140,6 +148,7 @@ impl fmt::Debug for MlxOptions {
             .field("max_queue", &self.max_queue)
             .field("kv_cache", &self.kv_cache)
             .field("prompt_lookup_tokens", &self.prompt_lookup_tokens)
+            .field("adapters", &self.adapters)
             .field("offline", &self.offline)
             .field("memory", &self.memory)
             .finish_non_exhaustive()
@@ -163,6 +172,7 @@ pub struct MlxProvider {
     info: ModelInfo,
     path: PathBuf,
     frontend: Arc<Frontend>,
+    adapters: Arc<BTreeMap<String, Arc<LoadedAdapter>>>,
     options: MlxOptions,
     /// A place for each request that may be in flight.
     places: Arc<Semaphore>,
@@ -187,18 +197,28 @@ impl MlxProvider {
         // Also of a model that was loaded for others.
         options.kv_cache.validate(&model.setting.footprint.decoder)?;
         let reads_images = model.reader.is_some();
-        let can = capabilities(reads_images, &model.grammars, model.template.knows_tools());
+        let mut can = capabilities(reads_images, &model.grammars, model.template.knows_tools());
+        if !options.adapters.is_empty() {
+            can.extend([Capability::Adapters]);
+        }
         let info =
             ModelInfo::new(PROVIDER, name, can).with_context_tokens(model.loaded.context_tokens);
+        let guard = Guard {
+            setting: model.setting,
+            options: options.memory,
+            kept: options.caches.limits().into(),
+            kv_cache: options.kv_cache,
+            max_batch: options.max_batch,
+        };
+        let read = options.adapters.iter().map(|(name, folder)| {
+            let files = AdapterFiles::open(folder)?;
+            guard.admit_bytes("an adapter", files.bytes)?;
+            Ok((name.clone(), Arc::new(engine::adapt(&model.loaded, files)?)))
+        });
+        let adapters = Arc::new(read.collect::<Result<BTreeMap<_, _>>>()?);
         let frontend = Arc::new(Frontend {
             limits: options.limits,
-            guard: Guard {
-                setting: model.setting,
-                options: options.memory,
-                kept: options.caches.limits().into(),
-                kv_cache: options.kv_cache,
-                max_batch: options.max_batch,
-            },
+            guard,
             prefill_step_tokens: options.prefill_step_tokens,
             model,
             recorder: options.recorder.clone(),
@@ -207,7 +227,28 @@ impl MlxProvider {
         });
         let places = options.max_batch.max(1).saturating_add(options.max_queue);
         let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { info, path, frontend, options, places })
+        Ok(Self { info, path, frontend, adapters, options, places })
+    }
+
+    /// Returns the model as the adapter `name` of [`MlxOptions::adapters`] changes it, for requests that name
+    /// none. Weights, caches and places for requests are shared.
+    ///
+    /// # Errors
+    /// If there is no adapter of this name.
+    pub fn adapted(&self, name: &str) -> Result<Self> {
+        adapter_of(&self.adapters, name)?;
+        let mut options = self.options.clone();
+        options.defaults.adapter = Some(name.to_owned());
+        let mut info = self.info.clone();
+        name.clone_into(&mut info.model);
+        Ok(Self {
+            info,
+            path: self.path.clone(),
+            frontend: self.frontend.clone(),
+            adapters: self.adapters.clone(),
+            options,
+            places: self.places.clone(),
+        })
     }
 
     /// Returns the folder, or the GGUF file, that the model was loaded from.
@@ -243,6 +284,8 @@ impl Provider for MlxProvider {
         let (started, timer) = (Instant::now(), GenerationTimer::start(&self.options.recorder));
         request.params = request.params.or(&self.options.defaults);
         request.validate(&self.info)?;
+        let adapter = request.params.adapter.as_deref();
+        let adapter = adapter.map(|name| adapter_of(&self.adapters, name)).transpose()?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy {
             max_batch: self.options.max_batch,
             max_queue: self.options.max_queue,
@@ -251,8 +294,16 @@ impl Provider for MlxProvider {
         let max_batch = self.options.max_batch;
         let frontend = self.frontend.clone();
         let prompt_lookup_tokens = self.options.prompt_lookup_tokens;
-        let work =
-            Work { frontend, request, started, timer, max_batch, prompt_lookup_tokens, place };
+        let work = Work {
+            frontend,
+            adapter,
+            request,
+            started,
+            timer,
+            max_batch,
+            prompt_lookup_tokens,
+            place,
+        };
         // Decoding a photo takes a while; neither the caller's executor nor the MLX thread waits.
         thread::Builder::new()
             .name("mlx-prompt".to_owned())
@@ -260,6 +311,18 @@ impl Provider for MlxProvider {
             .map_err(|e| Error::Dead(format!("cannot start a thread: {e}")))?;
         Ok(EventStream::new(Events(receiver)))
     }
+}
+
+/// Returns the adapter that a request calls `name`.
+fn adapter_of(
+    adapters: &BTreeMap<String, Arc<LoadedAdapter>>,
+    name: &str,
+) -> Result<Arc<LoadedAdapter>> {
+    adapters.get(name).cloned().ok_or_else(|| {
+        let known: Vec<_> = adapters.keys().map(|name| format!("`{name}`")).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Error::Prompt(format!("there is no adapter `{name}`; there is {known}"))
+    })
 }
 
 /// Returns the model at `path`, which is read only if nobody has done so before.
@@ -320,6 +383,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
 /// A request on its way to the engine.
 struct Work {
     frontend: Arc<Frontend>,
+    adapter: Option<Arc<LoadedAdapter>>,
     request: Request,
     started: Instant,
     timer: GenerationTimer,
@@ -349,11 +413,17 @@ impl Work {
         if let Some(notice) = prepared.notice {
             let _ = events.send(Ok(Event::Notice(notice)));
         }
+        let identity = frontend.model.identity;
+        let adapted =
+            self.adapter.as_ref().map(|adapter| adapted_identity(&identity, &adapter.identity));
+        let sees = adapted.filter(|_| self.adapter.as_ref().is_some_and(|a| a.changes_tower));
         let (wanted, answer) = std::sync::mpsc::sync_channel(1);
         let job = Job {
             prompt: prepared.prompt,
             wanted,
-            model: frontend.model.identity,
+            model: adapted.unwrap_or(identity),
+            tower: sees.unwrap_or(identity),
+            adapter: self.adapter,
             caches: frontend.caches.clone(),
             kv_cache: frontend.guard.kv_cache,
             prompt_lookup_tokens: self.prompt_lookup_tokens,

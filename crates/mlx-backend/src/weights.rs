@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use mlx_rs::{Array, Dtype, transforms::eval};
@@ -17,6 +18,7 @@ use safetensors::tensor::Metadata;
 
 use crate::{
     Error, LoadError, Result,
+    adapter::Products,
     checkpoint::QuantizationConfig,
     device::Backend,
     gguf::{Data, Gguf, Part, is_gguf},
@@ -42,6 +44,8 @@ pub(crate) struct Weights {
     quantize: Option<Quantize>,
     /// What the model runs on.
     backend: Backend,
+    /// The linear layers that were made of it.
+    products: RefCell<Products>,
 }
 
 impl Weights {
@@ -68,6 +72,7 @@ impl Weights {
             packed,
             quantize,
             backend,
+            products: RefCell::default(),
         })
     }
 
@@ -77,11 +82,11 @@ impl Weights {
     }
 
     /// Checks that nothing is left over, then reads every tensor taken, reporting bytes done and
-    /// bytes in all.
+    /// bytes in all. Returns the linear layers.
     ///
     /// # Errors
     /// [`LoadError::UnusedTensors`], or an error of MLX while reading.
-    pub(crate) fn finish(self, progress: &dyn Fn(u64, u64)) -> Result<()> {
+    pub(crate) fn finish(self, progress: &dyn Fn(u64, u64)) -> Result<Products> {
         let left = self.tensors.into_inner();
         if !left.is_empty() {
             return Err(LoadError::UnusedTensors { names: left.into_keys().collect() }.into());
@@ -102,7 +107,7 @@ impl Weights {
             progress(done as u64, total as u64);
             rest = &rest[count..];
         }
-        Ok(())
+        Ok(self.products.into_inner())
     }
 }
 
@@ -214,6 +219,18 @@ impl<'a> Scope<'a> {
     pub(crate) fn keep(&self, array: Array) -> Result<Array> {
         self.weights.taken.borrow_mut().push(array.clone());
         Ok(array)
+    }
+
+    /// Notes that the module at this scope is a linear layer, and returns its name.
+    pub(crate) fn is_product(&self, output: i32, input: i32) -> Rc<str> {
+        let name = self.path("");
+        self.weights.products.borrow_mut().insert(name.clone(), (output, input));
+        name.into()
+    }
+
+    /// Takes back [`is_product`](Self::is_product).
+    pub(crate) fn is_no_product(&self) {
+        self.weights.products.borrow_mut().remove(&self.path(""));
     }
 
     /// Returns what the model runs on.

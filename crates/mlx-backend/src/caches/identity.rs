@@ -70,6 +70,11 @@ pub(crate) fn model_identity(checkpoint: &Checkpoint, options: &str) -> Result<D
     Ok(Digest::of("model", &parts))
 }
 
+/// As [`model_identity`], of one safetensors file.
+pub(crate) fn weight_file_identity(path: &Path) -> io::Result<Vec<u8>> {
+    samples(path, None)
+}
+
 /// Returns length, time of change, header and samples of a file whose header has `header` bytes, or says
 /// in its first eight, as safetensors files do, how many it has.
 fn samples(path: &Path, header: Option<u64>) -> io::Result<Vec<u8>> {
@@ -91,6 +96,11 @@ fn samples(path: &Path, header: Option<u64>) -> io::Result<Vec<u8>> {
         file.by_ref().take(SAMPLE_BYTES).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
+}
+
+/// Returns the identity of `model` where `adapter` changes it.
+pub(crate) fn adapted_identity(model: &Digest, adapter: &Digest) -> Digest {
+    Digest::of("adapted", &[model.bytes(), adapter.bytes()])
 }
 
 /// Returns the identity of `model` where it keeps keys and values as `how` says.

@@ -148,6 +148,8 @@ impl Bench {
             prompt,
             wanted,
             model: Digest::of("model", &[]),
+            tower: Digest::of("model", &[]),
+            adapter: None,
             kv_cache: KvCacheOptions::default(),
             prompt_lookup_tokens: 0,
             caches: self.caches.clone(),
@@ -166,7 +168,7 @@ impl Bench {
             timer: None,
             started: Instant::now(),
         };
-        let mut generation = Generation::new(job, self.model.clone(), self.device.clone());
+        let mut generation = Generation::new(job, self.model.clone(), None, self.device.clone());
         generation.step(true).unwrap();
         let asked = asked.recv().unwrap();
         for &index in &asked {
@@ -176,7 +178,7 @@ impl Bench {
         while generation.step(true).unwrap() == Status::Running {}
         let read = generation.take_read().unwrap();
         let (first, reused) = (floats(&read.logits), generation.reused());
-        let mut batch = Batch::new(self.model.clone(), Backend::Cpu);
+        let mut batch = Batch::new(self.model.clone(), None, Backend::Cpu);
         batch.join(generation, read);
         while !batch.is_empty() {
             batch.step().unwrap();

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc::UnboundedSender};
 use crate::{
     caches::{Caches, Digest},
     calls::{CallReader, Said},
+    engine::LoadedAdapter,
     grammar::Grammar,
     guard::Reservation,
     kv_cache::KvCacheOptions,
@@ -26,8 +27,12 @@ pub(crate) struct Job {
     pub(crate) prompt: Prompt,
     /// Receives the numbers of the images whose patches are needed.
     pub(crate) wanted: SyncSender<Vec<usize>>,
-    /// The identity of the model, for keys.
+    /// The identity of the model, as its adapter changes it, for keys of prefixes.
     pub(crate) model: Digest,
+    /// The identity of what makes features of images, for keys of those.
+    pub(crate) tower: Digest,
+    /// What changes the model for this answer.
+    pub(crate) adapter: Option<Arc<LoadedAdapter>>,
     pub(crate) caches: Arc<Caches>,
     /// How keys and values are kept.
     pub(crate) kv_cache: KvCacheOptions,

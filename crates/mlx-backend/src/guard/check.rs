@@ -160,10 +160,15 @@ impl Guard {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub(crate) fn admit_weights(&self) -> Result<()> {
-        let required = || {
-            let held = memory::held(self.setting.backend);
-            held.saturating_add(self.setting.weight_bytes)
-        };
+        self.admit_bytes("weights", self.setting.weight_bytes)
+    }
+
+    /// Decides whether `bytes` of `what`, which are kept, fit.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn admit_bytes(&self, what: &'static str, bytes: u64) -> Result<()> {
+        let required = || memory::held(self.setting.backend).saturating_add(bytes);
         let bounds = || memory::bounds(self.setting.backend, self.options);
         let missing = required().saturating_sub(bounds().smallest().1);
         if missing > 0 {
@@ -177,8 +182,8 @@ impl Guard {
                 available,
                 bound,
                 stage: MemoryStage::Always,
-                largest: "weights",
-                largest_bytes: self.setting.weight_bytes,
+                largest: what,
+                largest_bytes: bytes,
             }),
         }
     }

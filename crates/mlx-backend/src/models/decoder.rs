@@ -26,7 +26,7 @@ use mlx_rs::{
 use self::attention::Attention;
 pub(crate) use self::spec::{Axes, LayerSpec, RopeSpec, Scaling, Spec};
 use crate::{
-    Result,
+    Result, adapter,
     device::Backend,
     fused_layer::{FusedLayer, FusedRows, Heads, LayerParts},
     kv_cache::{LayerCaches, Places},
@@ -128,7 +128,7 @@ impl Decoder {
     /// Whether a step of several sequences has a kernel that takes keys and values of each in buffers
     /// of its own.
     pub(crate) fn takes_sequences(&self) -> bool {
-        self.layers.iter().all(|layer| layer.rows.is_some())
+        !adapter::is_active() && self.layers.iter().all(|layer| layer.rows.is_some())
     }
 
     /// The layers of [`forward`](Self::forward) for a token of each of several sequences, `[1, B, E]`, as
@@ -298,6 +298,9 @@ impl Block {
         let (Some(fused), Rotation::Offset(position, first)) = (&self.fused, rotation) else {
             return Ok(None);
         };
+        if adapter::is_active() {
+            return Ok(None);
+        }
         let Some(parts) = self.parts().filter(|_| x.shape()[..x.ndim() - 1] == [1, 1]) else {
             return Ok(None);
         };

@@ -16,7 +16,8 @@ pub(crate) struct Embedding {
 impl Embedding {
     /// Takes `weight` (`[vocabulary, hidden]`, packed where `scales` is there).
     pub(crate) fn load(scope: &Scope<'_>, vocabulary: i32, hidden: i32) -> Result<Self> {
-        let table = Linear::load(scope, vocabulary, hidden, false)?;
+        // Not by adapters: what tokens become would have to change with it.
+        let table = Linear::load(scope, vocabulary, hidden, false)?.never_changed(scope);
         let table = table.with_row(scope, None, Epilogue::None, 2)?;
         Ok(Self { table, dtype: scope.dtype() })
     }

@@ -92,9 +92,9 @@ impl Joined {
         }
     }
 
-    /// Returns the layers, if they are computed outside of MLX.
+    /// Returns the layers, if they are computed outside of MLX and no adapter changes them.
     pub(super) fn host(&self) -> Option<Vec<HostLinear<'_>>> {
-        let on_host = self.products.iter().all(|part| part.on_host);
+        let on_host = self.products.iter().all(|part| part.on_host && !part.outputs.are_changed());
         on_host.then(|| self.products.iter().map(Linear::host).collect())
     }
 

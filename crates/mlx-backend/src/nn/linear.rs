@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, error::Result as MlxResult, ops};
 
-use super::{mlx_error, weight::Weight};
+use super::{adapted::Outputs, mlx_error, weight::Weight};
 use crate::{
     Result,
     device::Backend,
@@ -21,6 +21,8 @@ pub(crate) struct Linear {
     pub(super) row: Option<Matvec>,
     /// As [`Backend::on_host`].
     pub(super) on_host: bool,
+    /// What adapters know it by.
+    pub(super) outputs: Outputs,
 }
 
 impl Linear {
@@ -29,11 +31,18 @@ impl Linear {
         Self::open(scope, output, input, bias)?.kept(scope)
     }
 
+    /// The same layer, of which adapters know nothing.
+    pub(super) fn never_changed(self, scope: &Scope<'_>) -> Self {
+        scope.is_no_product();
+        Self { outputs: Outputs::default(), ..self }
+    }
+
     /// As [`load`](Self::load), but for what is to be read from disk: that waits for `kept`.
     pub(super) fn open(scope: &Scope<'_>, output: i32, input: i32, bias: bool) -> Result<Self> {
         let weight = Weight::open(scope, output, input)?;
         let bias = bias.then(|| scope.take_cast("bias", &[output])).transpose()?;
-        Ok(Self { weight, bias, row: None, on_host: scope.on_host() })
+        let outputs = Outputs::of(scope, output, input);
+        Ok(Self { weight, bias, row: None, on_host: scope.on_host(), outputs })
     }
 
     /// Adds outputs of zero up to `outputs` and inputs that do not count up to `inputs`, if dense.
@@ -49,7 +58,7 @@ impl Linear {
         };
         let weight = Weight::dense(longer(&longer(rows, 0, outputs)?, 1, inputs)?)?;
         let bias = self.bias.as_ref().map(|bias| longer(bias, 0, outputs)).transpose()?;
-        Ok(Self { weight, bias, ..self })
+        Ok(Self { weight, bias, outputs: self.outputs.clone().widened(outputs), ..self })
     }
 
     /// Has the weights read from disk at the end of loading.
@@ -112,14 +121,14 @@ impl Linear {
         gain: Option<&Array>,
         extra: Option<&Array>,
     ) -> Option<MlxResult<Array>> {
-        let row = self.row.as_ref()?;
+        let row = self.row.as_ref().filter(|_| !self.outputs.are_changed())?;
         let weights = self.arrays()?;
         row.takes(x).then(|| row.apply(x, weights, gain, extra))
     }
 
     /// `[.., input]` to `[.., output]`, added to `onto`; its kernel must be one that adds.
     pub(crate) fn forward_onto(&self, x: &Array, onto: &Array) -> MlxResult<Array> {
-        if self.on_host {
+        if self.on_host && !self.outputs.are_changed() {
             return host_linear(x, None, &[self.host()], After::Add(onto));
         }
         match self.row(x, None, Some(onto)) {
@@ -157,11 +166,17 @@ impl Linear {
             n if n == parts.len() => Some(ops::concatenate(&biases, 0)?),
             _ => return Ok(None),
         };
-        Ok(Some(Self { weight, bias, row: None, on_host: false }))
+        let outputs = Outputs::join(parts.iter().map(|part| &part.outputs));
+        Ok(Some(Self { weight, bias, row: None, on_host: false, outputs }))
     }
 
-    /// `[.., input]` to `[.., output]`.
+    /// `[.., input]` to `[.., output]`, as the active adapter changes it.
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
+        let y = self.unchanged(x)?;
+        self.outputs.change(x)?.map_or(Ok(y.clone()), |change| y.add(change))
+    }
+
+    fn unchanged(&self, x: &Array) -> MlxResult<Array> {
         if self.on_host {
             return host_linear(x, None, &[self.host()], After::Nothing);
         }
