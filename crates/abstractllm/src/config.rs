@@ -32,6 +32,7 @@ use crate::sources;
 /// | `max_queue` | requests that wait beyond those, 256 by default; further ones are refused |
 /// | `kv_bits` | packs keys and values into 8 or 4 bits; `kv_group_size` is 64 and `quantized_kv_start` 5000 tokens by default |
 /// | `max_kv_size` | most tokens whose keys and values are kept: the first `kv_keep_tokens`, 4 by default, and the last ones |
+/// | `adapters` | a JSON object (in a file, a table) with the folders of low-rank adapters by the names that requests and `adapter` give |
 /// | `prompt_lookup_tokens` | most tokens that are guessed from prompt and answer, 0 by default; greedy answers stay the same |
 /// | `memory_limit` | most memory that the process may hold, a size such as `4GiB` |
 /// | `memory_policy` | `fit` (default) makes a request fit into memory, `reject` refuses it |
@@ -75,6 +76,11 @@ impl Config {
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.0.insert(key.into(), value.into());
         self
+    }
+
+    /// Removes `key`, and returns its text.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
     }
 
     /// Returns the text of `key`.

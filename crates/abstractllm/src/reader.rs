@@ -23,6 +23,7 @@ pub(crate) const PARAMS: &[&str] = &[
     "max_pixels",
     "image_detail",
     "logit_bias",
+    "adapter",
     "user",
 ];
 
@@ -132,6 +133,7 @@ impl ConfigReader {
             max_pixels: self.value("max_pixels", whole)?,
             image_detail: self.value("image_detail", "auto, low or high")?,
             logit_bias: self.logit_bias()?,
+            adapter: self.text("adapter"),
             user: self.text("user"),
         };
         params.validate()?;
@@ -206,6 +208,7 @@ mod tests {
             ("max_pixels", "1003520"),
             ("image_detail", "low"),
             ("logit_bias", r#"{"50256": -100, "7": 0.5}"#),
+            ("adapter", "mine"),
             ("user", "42"),
         ]);
         // Without `..Default::default()`, so that a new parameter cannot be forgotten here.
@@ -225,6 +228,7 @@ mod tests {
             max_pixels: Some(1_003_520),
             image_detail: Some(ImageDetail::Low),
             logit_bias: [(50256, -100.0), (7, 0.5)].into(),
+            adapter: Some("mine".into()),
             user: Some("42".into()),
         };
         assert_eq!(found.unwrap(), expected);

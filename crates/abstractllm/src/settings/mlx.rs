@@ -1,6 +1,6 @@
 //! Settings of the provider `mlx`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use llm_core::{Error, ErrorKind, Provider, Result};
 use mlx_backend::{
@@ -81,11 +81,13 @@ pub fn mlx_options(config: Config) -> Result<(String, MlxOptions)> {
     options.kv_cache = super::kv_cache::options(&mut reader)?;
     let limits = cache_limits(&mut reader)?;
     options.memory = memory(&mut reader)?;
+    options.adapters = adapters(&mut reader)?;
     options.defaults = reader.params()?;
     let device = reader.text("device");
     let device_map = reader.text("device_map");
     reader.finish()?;
     check_device(device.as_deref(), device_map.as_deref())?;
+    check_adapter(&options)?;
     // After every text was found good: this makes a folder.
     if let Some(limits) = limits {
         options.caches = mlx_backend::Caches::open(limits)?;
@@ -107,6 +109,34 @@ fn bits(reader: &mut ConfigReader) -> Result<Option<i32>> {
         (None, false, true) => Ok(Some(4)),
         _ => Err(invalid("give one of `bits`, `load_in_8bit` and `load_in_4bit`")),
     }
+}
+
+/// Returns folders of adapters by their names.
+fn adapters(reader: &mut ConfigReader) -> Result<BTreeMap<String, PathBuf>> {
+    const EXPECTED: &str = "a JSON object of names and folders";
+    let Some(text) = reader.text("adapters") else { return Ok(BTreeMap::new()) };
+    let found: BTreeMap<String, PathBuf> =
+        serde_json::from_str(&text).map_err(|_| unexpected("adapters", EXPECTED, &text))?;
+    match found.keys().find(|name| name.trim() != *name || name.is_empty()) {
+        None => Ok(found),
+        Some(name) => {
+            Err(unexpected("adapters", "names that neither are empty nor begin or end blank", name))
+        }
+    }
+}
+
+/// Checks that the adapter of requests that name none is there: each would fail otherwise.
+fn check_adapter(options: &MlxOptions) -> Result<()> {
+    let Some(name) = &options.defaults.adapter else { return Ok(()) };
+    if options.adapters.contains_key(name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = options.adapters.keys().map(String::as_str).collect();
+    let expected = match known.as_slice() {
+        [] => "a name of `adapters`, which is not set".to_owned(),
+        known => format!("a name of `adapters`: {}", known.join(", ")),
+    };
+    Err(unexpected("adapter", expected, name))
 }
 
 /// Checks that MLX runs where it is asked to: that is fixed when it is built.
@@ -212,6 +242,7 @@ mod tests {
         assert_eq!(found.kv_cache, default.kv_cache);
         assert_eq!(found.prompt_lookup_tokens, default.prompt_lookup_tokens);
         assert_eq!(found.memory, default.memory);
+        assert_eq!(found.adapters, default.adapters);
         assert_eq!(found.defaults, default.defaults);
     }
 
@@ -239,6 +270,35 @@ mod tests {
         assert_eq!(found.memory, memory);
         assert_eq!(found.quantize, Some(Quantize::default()));
         assert_eq!(found.defaults.temperature, Some(0.5));
+    }
+
+    #[test]
+    fn adapters_are_folders_by_name() {
+        let both = r#"{"b": "/models/b", "a": "../a"}"#;
+        let found = read(&[("adapters", both), ("adapter", "b")]).unwrap();
+        let expected = [("a", "../a"), ("b", "/models/b")];
+        assert_eq!(found.adapters, expected.map(|(n, f)| (n.into(), f.into())).into());
+        assert_eq!(found.defaults.adapter.as_deref(), Some("b"));
+        for (pairs, says) in [
+            (
+                &[("adapters", "/models/a")][..],
+                "`adapters`: expected a JSON object of names and folders, found `/models/a`",
+            ),
+            (
+                &[("adapters", r#"{" a": "b"}"#)],
+                "`adapters`: expected names that neither are empty nor begin or end blank, found ` a`",
+            ),
+            (
+                &[("adapter", "c")],
+                "`adapter`: expected a name of `adapters`, which is not set, found `c`",
+            ),
+            (
+                &[("adapter", "c"), ("adapters", both)],
+                "`adapter`: expected a name of `adapters`: a, b, found `c`",
+            ),
+        ] {
+            assert_eq!(read(pairs).unwrap_err().to_string(), says);
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn answer(
     let params = args.params();
     params.validate()?;
     args.report.as_deref().map_or(Ok(()), report::check_target)?;
-    let wanted = Wanted::of(&args.model)?;
+    let wanted = Wanted::of(&args.model)?.answered_by_adapter()?;
     let limits = Limits::default();
     let sources: Vec<Source> =
         images.iter().map(|image| images::open(image, &limits)).collect::<Result<_, _>>()?;
@@ -127,6 +127,7 @@ impl Session<'_> {
             usage: completion.map(|completion| completion.usage),
             times: Times::new(self.load_seconds, answer_seconds, completion),
             model: &self.model.name,
+            adapter: self.model.adapter.as_deref(),
             images: self.images,
             notices: &notices,
             monitor: report.as_ref().filter(|_| self.shows_report),

@@ -2,6 +2,7 @@
 //! machine can do. Its commands and their outputs are documented in `docs/cli.md`.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod answer;
 mod args;
 mod chat;

@@ -9,6 +9,7 @@ use abstractllm::{
 use clap::{Args, ValueEnum};
 
 use crate::{
+    adapters::AdapterArg,
     args::{bits, one_of},
     kv_args::KvArgs,
 };
@@ -29,6 +30,11 @@ pub(crate) struct ModelArgs {
     /// that are not given are looked for in the environment and in the file that `ABSTRACTLLM_CONFIG` names
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
+    /// A low-rank adapter that changes the model: its folder, by default named as that is, or the name of one
+    /// of the setting `adapters`. `serve` answers with it where it is asked for by its name, and takes
+    /// several
+    #[arg(long = "adapter", value_name = "[NAME=]FOLDER")]
+    pub(crate) adapters: Vec<AdapterArg>,
     /// Packs a full checkpoint while loading: 2, 3, 4 (if only --quantize is given), 5, 6 or 8 bits,
     /// mxfp4, mxfp8 or nvfp4
     #[arg(
@@ -103,6 +109,15 @@ impl ModelArgs {
                 return invalid(format!("{option} and --set {key}: give one of them"));
             }
             settings.set(key, value);
+        }
+        if !self.adapters.is_empty() {
+            if self.provider != PROVIDER {
+                return invalid(format!("--adapter is an option of the provider {PROVIDER}"));
+            }
+            for key in ["adapter", "adapters"].into_iter().filter(|key| settings.get(key).is_some())
+            {
+                return invalid(format!("--adapter and --set {key}: give one of them"));
+            }
         }
         Ok(settings)
     }

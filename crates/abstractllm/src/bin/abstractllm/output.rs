@@ -102,6 +102,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) usage: Option<Usage>,
     pub(crate) times: Times,
     pub(crate) model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) adapter: Option<&'a str>,
     pub(crate) images: &'a [Summary],
     /// What was done otherwise than asked.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]

@@ -44,6 +44,12 @@ pub(crate) fn run(args: &ServeArgs, quiet: bool) -> std::result::Result<(), Fail
         .map_err(|e| failed("cannot start the server's threads", e))?;
     let options = options(args)?;
     let wanted = Wanted::of(&args.model)?;
+    for name in wanted.adapters()? {
+        if name == wanted.name() || args.listen.alias.contains(&name) {
+            let message = format!("`{name}` would be the name of the model and of an adapter");
+            return Err(Failure::Usage("serve", message));
+        }
+    }
     // Before the model is loaded, which can take minutes, and that much earlier in the way of
     // whoever wants the same port.
     let address = SocketAddr::new(args.listen.host, args.listen.port);
@@ -56,6 +62,7 @@ pub(crate) fn run(args: &ServeArgs, quiet: bool) -> std::result::Result<(), Fail
     let model = wanted.load(Limits::default(), options.monitor.as_ref(), &bars, quiet)?;
     let names = [&model.name].into_iter().chain(&args.listen.alias);
     let models = names.map(|name| (name.clone(), model.provider.clone()));
+    let models = models.chain(model.adapted.clone());
     let server = Server::new(models, options);
     // From here on Ctrl-C no longer ends the program by itself.
     let signals = {

@@ -43,7 +43,7 @@ struct Chat<'a> {
 pub(crate) fn run(args: &ChatArgs, quiet: bool) -> Result<(), Failure> {
     let params = params(&args.sampling, &args.budget);
     params.validate()?;
-    let wanted = Wanted::of(&args.model)?;
+    let wanted = Wanted::of(&args.model)?.answered_by_adapter()?;
     let limits = Limits::default();
     let mut session = match args.session.as_deref().filter(|path| path.exists()) {
         Some(path) => Session::load(path)?,
@@ -165,10 +165,10 @@ impl Chat<'_> {
     /// Goes on with another model, which sees what was said so far.
     fn change_model(&mut self, name: String) -> Result<(), Failure> {
         let started = Instant::now();
-        let before = self.wanted.name().to_owned();
-        self.wanted.name_another(&name);
-        let loaded = self.wanted.load(self.limits, None, &self.bars, self.quiet);
-        self.model = loaded.inspect_err(|_| self.wanted.name_another(&before))?;
+        let mut wanted = self.wanted.clone();
+        wanted.name_another(&name);
+        self.model = wanted.load(self.limits, None, &self.bars, self.quiet)?;
+        self.wanted = wanted;
         self.load_seconds = started.elapsed().as_secs_f64();
         let told = format!("{name} answers from now on");
         let value = json!({"model": name});

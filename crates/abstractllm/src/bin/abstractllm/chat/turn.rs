@@ -111,6 +111,7 @@ impl Chat<'_> {
             usage: completion.map(|completion| completion.usage),
             times: Times::new(self.load_seconds, seconds, completion.as_ref()),
             model: &self.model.name,
+            adapter: self.model.adapter.as_deref(),
             images,
             notices: &heard.notices,
             monitor: None,
