@@ -1,5 +1,6 @@
 //! Runs the program itself, on the embedded model and real pictures.
 
+mod adapters;
 mod answers;
 mod bad_input;
 mod chat;

@@ -186,6 +186,8 @@ fn settings_are_read_and_manifests_resolve() {
             continue;
         }
         let path = folder.path().join(format!("settings.{}", block.language));
+        // The tests do not run in the root of the repository.
+        let text = text.replace("\"testdata/", &format!("\"{}/", repository("testdata")));
         fs::write(&path, &text).unwrap();
         let tables = ["mlx", "openai", "anthropic"];
         for provider in tables.iter().filter(|name| text.contains(&format!("[{name}]"))) {

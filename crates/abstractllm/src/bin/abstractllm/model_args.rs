@@ -114,8 +114,8 @@ impl ModelArgs {
             if self.provider != PROVIDER {
                 return invalid(format!("--adapter is an option of the provider {PROVIDER}"));
             }
-            for key in ["adapter", "adapters"].into_iter().filter(|key| settings.get(key).is_some())
-            {
+            let set = ["adapter", "adapters"].into_iter().find(|key| settings.get(key).is_some());
+            if let Some(key) = set {
                 return invalid(format!("--adapter and --set {key}: give one of them"));
             }
         }

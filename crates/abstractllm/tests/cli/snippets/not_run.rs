@@ -35,6 +35,8 @@ pub(crate) const NOT_RUN: &[(&str, &[&str])] = &[
             "git diff --stat testdata",
             "python models/tiny-vl/train.py first --minutes 8.5 --lr 8e-4",
             "python models/tiny-vl/train.py second --minutes 8.3 --lr 7e-4 --seed 2 --resume first",
+            "python models/tiny-vl/train.py next --minutes 2.9 --tokenizer models/tiny-vl/full/tokenizer.json",
+            "python models/tiny-vl/evaluate.py make /tmp/texts --kind read --text --seed 7",
             "python models/tiny-vl/evaluate.py make /tmp/scenes --count 200 --seed 20260801",
             "python models/tiny-vl/evaluate.py run /tmp/scenes models/tiny-vl/full",
             "python models/tiny-vl/evaluate.py ask /tmp/scenes /tmp/answers.jsonl -- abstractllm generate --json --model models/tiny-vl/full",
