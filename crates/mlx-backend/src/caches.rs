@@ -57,7 +57,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheLimits {
-    /// Bytes of preprocessed images; a photo at the usual limit of one megapixel takes 23 MB.
+    /// Bytes of preprocessed images; a photo at the usual limit of one megapixel takes 12 MB.
     pub image_bytes: u64,
     /// Bytes of features of the vision tower; such a photo takes 5 MB in a 3B model.
     pub feature_bytes: u64,

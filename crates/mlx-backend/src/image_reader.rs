@@ -45,7 +45,9 @@ impl ImageReader {
         };
         match (Preprocessor::from_configs(preprocessor, processor)?, tower.frame) {
             // The reference of this backend is mlx-vlm, whose last bits are not those of transformers.
-            (Preprocessor::Patches(p), None) => Ok(Self::Patches(p.with_rescale(Rescale::MlxVlm))),
+            (Preprocessor::Patches(p), None) => {
+                Ok(Self::Patches(p.with_rescale(Rescale::MlxVlm).with_one_frame()))
+            }
             (Preprocessor::Frames(p), Some(frame)) => {
                 let (expected, found) = (frame.side, p.frame_size());
                 // Those of a request are given with it; until then only sizes are asked for.

@@ -162,8 +162,8 @@ fn what_caches_did_and_hold_is_in_the_report() {
     let _alone = alone();
     let monitor = PerformanceMonitor::default();
     let mut limits = CacheLimits::default();
-    // The patches of one picture take 576 * 1176 * 4 bytes, so that there is no room for two.
-    limits.image_bytes = 4 << 20;
+    // The patches of one picture take 576 * 588 * 4 bytes, so that there is no room for two.
+    limits.image_bytes = 2 << 20;
     let caches = Caches::new(limits);
     let provider = load(caches.clone(), Arc::new(monitor.clone()));
     let gauges_agree = |report: &Report| {
@@ -180,7 +180,7 @@ fn what_caches_did_and_hold_is_in_the_report() {
     ask(&provider, "scene.png", "Describe this image.", 40);
     let report = monitor.report();
     gauges_agree(&report);
-    assert_eq!(report.gauges["image_cache_bytes"].last, 576 * 1176 * 4);
+    assert_eq!(report.gauges["image_cache_bytes"].last, 576 * 588 * 4);
     let expect = |report: &Report, expected: &[(Counter, u64)]| {
         for &(counter, count) in expected {
             let found = report.counters.get(counter.name()).copied().unwrap_or(0);

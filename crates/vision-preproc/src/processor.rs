@@ -116,6 +116,15 @@ impl ImageProcessor {
         self
     }
 
+    /// Writes one frame of each patch in place of all, which are equal in a still image, so that rows are
+    /// `[3, patch, patch]`: for a tower that adds up the weights that it has for each frame.
+    #[must_use]
+    pub fn with_one_frame(mut self) -> Self {
+        self.layout.frames = 1;
+        self.channels = self.layout.channels();
+        self
+    }
+
     /// Replaces the limits that source and resized images are held to.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
@@ -123,7 +132,7 @@ impl ImageProcessor {
         self
     }
 
-    /// The number of values in a patch row; 1176 for Qwen2-VL and Qwen2.5-VL.
+    /// The number of values in a patch row; 1176 for Qwen2-VL and Qwen2.5-VL, 588 with one frame.
     pub fn row_values(&self) -> usize {
         self.layout.row_values()
     }

@@ -189,6 +189,23 @@ fn frames_of_a_video_share_patches_by_twos() {
 }
 
 #[test]
+fn one_frame_of_a_still_image_is_each_of_its_frames() {
+    let image = noise(300, 170, 5);
+    let budget = PixelBudget::default();
+    for level in Level::available() {
+        let all = processor("").with_level(level);
+        let one = all.clone().with_one_frame();
+        assert_eq!((all.row_values(), one.row_values()), (1176, 588));
+        let (all, one) = [all, one].map(|p| p.process(image.as_view(), &budget).unwrap()).into();
+        assert_eq!(all.grid, one.grid);
+        for frame in 0..2 {
+            let rows = all.values.chunks_exact(392).flat_map(|both| &both[frame * 196..][..196]);
+            assert!(rows.eq(&one.values), "frame {frame}, {level:?}");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_ends_early_is_an_error_also_after_rows_were_used() {
     let bytes = file("jpeg_0.jpg");
     let cut = &bytes[..bytes.len() - 200];

@@ -11,7 +11,7 @@ pub(crate) struct Footprint {
 /// The sizes of a vision tower: counts of values, heads and patches; of none, zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TowerFootprint {
-    /// Values of a patch in the input.
+    /// Values of a patch of a still image in the input: those of one of its frames.
     pub(crate) patch_values: u64,
     /// Values of a patch between blocks.
     pub(crate) hidden: u64,

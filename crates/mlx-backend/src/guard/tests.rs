@@ -12,7 +12,7 @@ const GIB: u64 = 1 << 30;
 /// Qwen2.5-VL-3B in 4 bits, on a CPU.
 fn setting() -> Setting {
     let tower = TowerFootprint {
-        patch_values: 1176,
+        patch_values: 588,
         hidden: 1280,
         inner: 3420,
         heads: 16,

@@ -65,11 +65,6 @@ struct Config {
 }
 
 impl Config {
-    /// Values of one patch: channel, time, y, x.
-    fn patch_values(&self) -> i32 {
-        self.kernel().iter().product()
-    }
-
     fn kernel(&self) -> [i32; 4] {
         [self.channels(), self.temporal_patch_size, self.patch_size, self.patch_size]
     }
@@ -93,7 +88,7 @@ impl TowerConfig for Config {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
-            patch_values: size(self.patch_values()),
+            patch_values: size(self.channels() * self.patch_size * self.patch_size),
             hidden: size(self.hidden_size),
             inner: size(self.intermediate_size),
             heads: size(self.num_heads),

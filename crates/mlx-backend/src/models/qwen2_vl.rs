@@ -85,7 +85,7 @@ impl TowerConfig for Config {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
-            patch_values: self.kernel().map(size).iter().product(),
+            patch_values: size(self.in_channels * self.patch_size * self.patch_size),
             hidden: size(self.embed_dim),
             inner: size(self.inner()),
             heads: size(self.num_heads),

@@ -123,7 +123,7 @@ impl TowerConfig for Config {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
         TowerFootprint {
-            patch_values: self.kernel().map(size).iter().product(),
+            patch_values: size(self.in_channels * self.patch_size * self.patch_size),
             hidden: size(self.hidden_size),
             inner: size(self.intermediate_size),
             heads: size(self.num_heads),

@@ -84,6 +84,7 @@ impl Geometry {
                 Error::new(ErrorKind::Internal, "the built-in configuration is bad").with_source(e)
             })?;
             let name = "Qwen2.5-VL".into();
+            let processor = processor.with_one_frame();
             return Ok(Self { name, folder: None, processor, heads: QWEN2_5_VL_HEADS });
         };
         let folder = match name {
@@ -102,6 +103,8 @@ impl Geometry {
                 Error::new(ErrorKind::Model, message).with_source(e)
             })?;
         let heads = heads(&folder)?;
+        // As the engine has it.
+        let processor = processor.with_one_frame();
         Ok(Self { name: name.to_owned(), folder: Some(folder), processor, heads })
     }
 }
@@ -292,7 +295,7 @@ mod tests {
             let cost = Cost::of(&plan, &geometry);
             assert_eq!((cost.patches, cost.tokens), (patches, tokens));
             assert_eq!(cost.attention_bytes_bf16, bytes);
-            assert_eq!(cost.patch_bytes, patches as u64 * 1176 * 4);
+            assert_eq!(cost.patch_bytes, patches as u64 * 588 * 4);
         }
     }
 

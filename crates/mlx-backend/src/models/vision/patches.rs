@@ -17,6 +17,9 @@ const ROPE_BASE: f32 = 10_000.0;
 pub(in crate::models) struct PatchEmbed {
     /// `[patch_values, E]`.
     columns: Array,
+    /// The sum of `columns` over the frames of a patch, `[frame_values, E]` in f32, if it spans several: in a
+    /// still image they are equal, and one of them will do.
+    still: Option<Array>,
     /// `[E]`.
     bias: Option<Array>,
     dtype: Dtype,
@@ -54,17 +57,36 @@ impl PatchEmbed {
             let (name, found) = (scope.path("weight"), found.to_vec());
             return Err(LoadError::Shape { name, expected: channels_first, found }.into());
         }
-        let columns = run().map_err(|error| mlx_error("patch_embed", &error))?;
+        let fail = |error| mlx_error("patch_embed", &error);
+        let columns = run().map_err(fail)?;
+        let still = match *kernel {
+            [channels, frames, y, x] if frames > 1 => {
+                let one = || {
+                    let wide = columns.as_dtype(Dtype::Float32)?;
+                    let by_frame = wide.reshape(&[channels, frames, y * x, hidden])?;
+                    by_frame.sum_axis(1, false)?.reshape(&[channels * y * x, hidden])
+                };
+                Some(scope.keep(one().map_err(fail)?)?)
+            }
+            _ => None,
+        };
         Ok(Self {
+            still,
             columns: scope.keep(cast(columns, scope.dtype())?)?,
             bias: bias.then(|| scope.take("bias", &[hidden])).transpose()?,
             dtype: scope.dtype(),
         })
     }
 
-    /// Patches `[.., patch_values]` to `[.., E]`.
+    /// Patches `[.., patch_values]`, or of a still image one frame of each, `[.., frame_values]`, to `[.., E]`.
     pub(in crate::models) fn forward(&self, patches: &Array) -> MlxResult<Array> {
-        let x = ops::matmul(patches.as_dtype(self.dtype)?, &self.columns)?;
+        let patches = patches.as_dtype(self.dtype)?;
+        let x = match &self.still {
+            Some(still) if patches.dim(-1) == still.dim(0) => {
+                ops::matmul(patches.as_dtype(Dtype::Float32)?, still)?.as_dtype(self.dtype)?
+            }
+            _ => ops::matmul(patches, &self.columns)?,
+        };
         self.bias.as_ref().map_or(Ok(x.clone()), |bias| x.add(bias))
     }
 }
