@@ -40,12 +40,12 @@ pub(crate) struct ChatTemplate {
 impl ChatTemplate {
     /// Loads the template from the folder `dir`. The first of these counts:
     /// `processor_config.json`, `chat_template.json`, `chat_template.jinja`,
-    /// `tokenizer_config.json`.
+    /// `tokenizer_config.json`, `usual`.
     ///
     /// # Errors
     /// [`Error::Template`] if there is none or it is not a template; [`Error::Config`] or
     /// [`Error::Io`] if a file cannot be read.
-    pub(crate) fn load(dir: &Path) -> Result<Self> {
+    pub(crate) fn load(dir: &Path, usual: Option<&str>) -> Result<Self> {
         let json = |name: &str| read_json_if_any(&dir.join(name));
         let tokenizer = json("tokenizer_config.json")?.unwrap_or_default();
         let named = |config: Option<Json>| config.as_ref().and_then(named_template);
@@ -56,7 +56,8 @@ impl ChatTemplate {
                 None => read_text_if_any(&dir.join("chat_template.jinja"))?,
             },
         };
-        let source = source.or_else(|| named_template(&tokenizer)).ok_or_else(|| {
+        let source = source.or_else(|| named_template(&tokenizer));
+        let source = source.or_else(|| usual.map(str::to_owned)).ok_or_else(|| {
             Error::Template(format!(
                 "{}: none in chat_template.json, chat_template.jinja or tokenizer_config.json",
                 dir.display()

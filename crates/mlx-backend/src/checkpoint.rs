@@ -24,6 +24,7 @@ use crate::{
     Error, Result,
     chat::ChatTemplate,
     gguf::{Gguf, is_gguf},
+    models,
     tokenizer::Tokenizer,
 };
 
@@ -166,7 +167,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`ChatTemplate::load`], or [`Gguf::chat_template`].
     pub(crate) fn chat_template(&self) -> Result<ChatTemplate> {
-        self.gguf.as_ref().map_or_else(|| ChatTemplate::load(&self.path), Gguf::chat_template)
+        if let Some(gguf) = &self.gguf {
+            return gguf.chat_template();
+        }
+        let usual = models::architecture(self.model_type()).ok().and_then(|known| known.template);
+        ChatTemplate::load(&self.path, usual)
     }
 
     /// Returns every token that ends an answer: the end-of-sequence ids of

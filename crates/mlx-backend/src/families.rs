@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// The folders of `testdata/families` that read text only.
-const TEXT: [&str; 6] = ["gemma3_text", "llama", "llama_tied", "qwen2", "qwen3", "qwen3_moe"];
+const TEXT: [&str; 7] =
+    ["gemma", "gemma3_text", "llama", "llama_tied", "qwen2", "qwen3", "qwen3_moe"];
 const TOLERANCE: f32 = 1e-3;
 
 fn folder(name: &str) -> PathBuf {

@@ -16,7 +16,7 @@ pub(crate) use self::job::Job;
 use crate::{
     Error, Result,
     adapter::{self, Adapter},
-    caches::{DeviceCaches, Digest, Unit, reader_identity},
+    caches::{DeviceCaches, Digest, Unit, prompt_identity, reader_identity},
     kv_cache::{KvCache, KvCacheOptions},
     models::VisionLanguageModel,
     nn::mlx_error,
@@ -172,7 +172,11 @@ impl Generation {
 
     /// The identity of what keeps keys and values like this, for keys of prefixes.
     fn reader(&self) -> Digest {
-        reader_identity(&self.job.model, &self.job.kv_cache)
+        let reader = reader_identity(&self.job.model, &self.job.kv_cache);
+        match self.model.media().is_some_and(|media| media.whole_prompt) {
+            false => reader,
+            true => prompt_identity(&reader, &self.job.prompt.units()),
+        }
     }
 
     /// Most answers of its model that may be made while this one is.

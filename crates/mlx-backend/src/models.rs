@@ -3,11 +3,13 @@
 mod decoder;
 #[cfg(test)]
 pub(crate) mod fragile;
+mod gemma;
 mod gemma3;
 mod gemma3_vision;
 mod idefics3;
 mod llama;
 mod llava;
+mod paligemma;
 mod qwen2;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -112,6 +114,8 @@ pub(crate) struct Media {
     pub(crate) merge: usize,
     /// What stands for an image in the text of a prompt, if that is more than an image token.
     pub(crate) wrap: Option<Wrap>,
+    /// Whether all tokens of a prompt see each other, so that no part of it is the beginning of another.
+    pub(crate) whole_prompt: bool,
 }
 
 /// A text that takes the place of what the chat template writes for an image, with an image token for
@@ -148,6 +152,8 @@ pub(crate) struct Architecture {
     #[cfg(test)]
     pub(crate) about: &'static str,
     reads_images: bool,
+    /// The chat template of checkpoints that have none.
+    pub(crate) template: Option<&'static str>,
     pub(crate) rename: Rename,
     /// Says how large its parts are, from the JSON of the `config.json` at a path.
     pub(crate) footprint: fn(&Value, &Path) -> Result<Footprint>,
@@ -170,6 +176,7 @@ macro_rules! text {
             #[cfg(test)]
             about: $about,
             reads_images: false,
+            template: None,
             rename: text::rename,
             footprint: |config, path| text::footprint($family, config, path),
             load: |config, path, weights, backend| {
@@ -187,6 +194,7 @@ macro_rules! images {
             #[cfg(test)]
             about: $about,
             reads_images: true,
+            template: None,
             rename: $family.choices.rename,
             footprint: |config, path| $family.footprint(config, path),
             load: |config, path, weights, _| Ok(Box::new($family.load(config, path, weights)?)),
@@ -194,15 +202,20 @@ macro_rules! images {
     };
 }
 
-static ARCHITECTURES: [Architecture; 13] = [
+static ARCHITECTURES: [Architecture; 15] = [
     images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY),
     images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY),
     images!("qwen3_vl", "Qwen3-VL, dense", qwen3_vl::FAMILY),
     images!("qwen3_vl_moe", "Qwen3-VL with experts", qwen3_vl::FAMILY_OF_EXPERTS),
     images!("gemma3", "Gemma 3 from 4B on", gemma3_vision::FAMILY),
+    Architecture {
+        template: Some(paligemma::TEMPLATE),
+        ..images!("paligemma", "PaliGemma, the first", paligemma::FAMILY)
+    },
     images!("llava", "LLaVA 1.5", llava::FAMILY),
     images!("idefics3", "Idefics 3", idefics3::FAMILY),
     images!("smolvlm", "SmolVLM", idefics3::FAMILY),
+    text!("gemma", "Gemma, the first", gemma::spec),
     text!("gemma3_text", "Gemma 3, text alone", gemma3::spec),
     text!("llama", "Llama 2 and 3, SmolLM2 and others of their shape", llama::spec),
     text!("qwen2", "Qwen2, Qwen2.5", qwen2::spec),

@@ -247,7 +247,8 @@ fn placeholders(found: usize, images: usize) -> Error {
 mod tests {
     use super::*;
 
-    const MEDIA: Media = Media { image_token: 9, video_token: Some(8), merge: 2, wrap: None };
+    const MEDIA: Media =
+        Media { image_token: 9, video_token: Some(8), merge: 2, wrap: None, whole_prompt: false };
 
     #[test]
     fn each_placeholder_becomes_its_images_tokens() {

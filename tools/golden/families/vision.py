@@ -14,7 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_vlm.models import gemma3
+from mlx_vlm.models import gemma3, paligemma
 from mlx_vlm.models.idefics3.processing_idefics3 import get_image_prompt_string
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import Qwen3VLImageProcessor
 from PIL import Image
@@ -27,17 +27,18 @@ from fixture import GOLDEN
 
 IMAGE = "<image>"
 # What the template writes for an image, where that is not what Qwen-VL has.
-MARKERS = {"gemma3": "<start_of_image>", "llava": IMAGE, "idefics3": IMAGE}
+MARKERS = {"gemma3": "<start_of_image>", "paligemma": IMAGE, "llava": IMAGE, "idefics3": IMAGE}
 # Special tokens from 259 on, where a family has others than Qwen-VL.
 TOKENS = {
     "gemma3": ["<start_of_image>", "<end_of_image>", "<unused_0>", "<image_soft_token>"],
+    "paligemma": ["<bos>", "<unused_0>", "<unused_1>", IMAGE],
     "llava": ["<unused_0>", "<unused_1>", "<unused_2>", IMAGE],
     "idefics3": ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", IMAGE]
     + [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)],
 }
 PICTURE = GOLDEN / "a_220x150.png"
 # Where the first seed leads to two logits that are nearly equal, or to one token only.
-SEEDS = {"gemma3": 4, "llava": 5, "qwen2_vl": 2, "qwen3_vl": 5, "qwen3_vl_moe": 4}
+SEEDS = {"gemma3": 4, "llava": 5, "paligemma": 3, "qwen2_vl": 2, "qwen3_vl": 5, "qwen3_vl_moe": 4}
 TEXT = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -202,6 +203,19 @@ FAMILIES["gemma3"] = {
         "image_std": [0.5] * 3,
     },
 }
+# SigLIP as Gemma 3 has it, and the decoder of Gemma.
+FAMILIES["paligemma"] = {
+    "config": FRAME_IDS
+    | {
+        "model_type": "paligemma",
+        "hidden_size": 64,
+        "projection_dim": 64,
+        "pad_token_id": 257,
+        "text_config": TEXT | {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16, "rope_theta": 1e4},
+        "vision_config": FAMILIES["gemma3"]["config"]["vision_config"] | {"projection_dim": 64},
+    },
+    "processor": FAMILIES["gemma3"]["processor"] | {"image_processor_type": "SiglipImageProcessor", "resample": 3},
+}
 WRAPPED = "<|vision_start|><|image_pad|><|vision_end|>"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -216,7 +230,7 @@ def scale(name):
 
     def scaled(path, value, noise):
         # Gemma's norms are stored as their distance from 1, and its embeddings are multiplied; not those of the tower.
-        gemma = name == "gemma3" and "vision" not in path
+        gemma = name in ("gemma3", "paligemma") and "vision" not in path
         if "norm" in path and path.endswith("weight") and value.ndim == 1:
             return 0.2 * noise + (0 if gemma else 1)
         if value.ndim == 1:
@@ -251,6 +265,9 @@ def inputs(config, processor, prompt):
     """Returns the prompt with an image token for each feature, and what the tower is given."""
     if config["model_type"] == "llava":
         frame = CLIPImageProcessorPil(**processor)([Image.open(PICTURE).convert("RGB")], return_tensors="np")["pixel_values"]
+        return prompt.replace(IMAGE, IMAGE * 16), {"pixel_values": mx.array(frame)}
+    if config["model_type"] == "paligemma":
+        frame = SiglipImageProcessorPil(**processor)([Image.open(PICTURE).convert("RGB")], return_tensors="np")["pixel_values"]
         return prompt.replace(IMAGE, IMAGE * 16), {"pixel_values": mx.array(frame)}
     if config["model_type"] == "gemma3":
         frame = SiglipImageProcessorPil(**processor)([Image.open(PICTURE).convert("RGB")], return_tensors="np")["pixel_values"]
@@ -297,6 +314,8 @@ def compute(model, ids, given):
         image = np.array(ids) == 262
         runs = np.cumsum(np.diff(image, prepend=False) != 0)
         sees = np.tri(len(ids), dtype=bool) | (image[:, None] & (runs[:, None] == runs[None]))
+        if isinstance(model, paligemma.Model):
+            sees[:] = True
         rest["mask"] = mx.array(sees)[None, None]
 
     def following(token, step):
@@ -317,7 +336,7 @@ def features(model, ids, given):
         places = np.flatnonzero(np.array(ids) == 262)
         made = model.get_input_embeddings(mx.array([ids]), mask=mx.ones((1, len(ids))), **given).inputs_embeds
         # Gemma's decoder multiplies what it is given.
-        return made[0][mx.array(places)] * (8 if isinstance(model, gemma3.Model) else 1)
+        return made[0][mx.array(places)] * (8 if isinstance(model, gemma3.Model | paligemma.Model) else 1)
     made = model.vision_tower(given["pixel_values"], given["image_grid_thw"])
     if not isinstance(made, tuple):
         return made
@@ -347,6 +366,9 @@ def main():
             "tokenizer.json": tokenizer_json(name),
         }
         template = TEMPLATE.replace(WRAPPED, MARKERS.get(name, WRAPPED))
+        if name == "paligemma":
+            # What its processor writes; published checkpoints have no template.
+            template = "<image><bos>{{ messages[0].content[1].text }}\n"
 
         def prepare(prompt):
             prompt, given = inputs(config, processor, prompt)

@@ -9,7 +9,7 @@ use std::{
 
 use vision_preproc::{RgbView, Size};
 
-use super::Digest;
+use super::{Digest, Unit};
 use crate::{Error, Result, checkpoint::Checkpoint, gguf::Gguf, kv_cache::KvCacheOptions};
 
 /// The content of an image file.
@@ -101,6 +101,12 @@ fn samples(path: &Path, header: Option<u64>) -> io::Result<Vec<u8>> {
 /// Returns the identity of `model` where `adapter` changes it.
 pub(crate) fn adapted_identity(model: &Digest, adapter: &Digest) -> Digest {
     Digest::of("adapted", &[model.bytes(), adapter.bytes()])
+}
+
+/// Returns the identity of `reader` for one prompt, whose tokens depend on all of it.
+pub(crate) fn prompt_identity(reader: &Digest, units: &[Unit]) -> Digest {
+    let units: Vec<u8> = units.iter().flat_map(|unit| unit.to_bytes()).collect();
+    Digest::of("whole prompt", &[reader.bytes(), &units])
 }
 
 /// Returns the identity of `model` where it keeps keys and values as `how` says.

@@ -116,7 +116,7 @@ fn prompts_and_tokens_equal_those_of_mlx_vlm() {
         ("q4_one_image", "tiny_q4", ask(1, "what is it?")),
     ] {
         let prompt =
-            ChatTemplate::load(&golden(dir)).unwrap().render(&[message], &[], true).unwrap();
+            ChatTemplate::load(&golden(dir), None).unwrap().render(&[message], &[], true).unwrap();
         let bytes = fs::read(golden(&format!("{case}.safetensors"))).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(prompt, header.metadata().as_ref().unwrap()["prompt"], "{case}");
@@ -144,7 +144,7 @@ fn prompts_and_tokens_equal_those_of_mlx_vlm() {
 
 #[test]
 fn an_image_comes_before_the_text_whatever_their_order() {
-    let chat = ChatTemplate::load(&golden("tiny_fp32")).unwrap();
+    let chat = ChatTemplate::load(&golden("tiny_fp32"), None).unwrap();
     let expected = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
                     <|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>what is it?\
                     <|im_end|>\n<|im_start|>assistant\n";
@@ -158,9 +158,13 @@ fn the_first_source_in_order_counts() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     let rendered = || {
-        ChatTemplate::load(dir.path()).unwrap().render(&[Message::user(["x".into()])], &[], true)
+        ChatTemplate::load(dir.path(), None).unwrap().render(
+            &[Message::user(["x".into()])],
+            &[],
+            true,
+        )
     };
-    let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
+    let error = ChatTemplate::load(dir.path(), None).unwrap_err().to_string();
     assert!(error.contains(dir.path().to_str().unwrap()) && error.contains("none in"), "{error}");
 
     let named =
@@ -183,7 +187,7 @@ fn the_first_source_in_order_counts() {
     write("processor_config.json", r#"{"chat_template": "processor"}"#);
     assert_eq!(rendered().unwrap(), "processor");
     write("processor_config.json", r#"{"chat_template": "{% if %}"}"#);
-    let error = ChatTemplate::load(dir.path()).unwrap_err().to_string();
+    let error = ChatTemplate::load(dir.path(), None).unwrap_err().to_string();
     assert!(error.contains("not a template") && error.contains("chat:1"), "{error}");
 }
 

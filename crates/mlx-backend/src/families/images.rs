@@ -7,7 +7,8 @@ use super::*;
 use crate::provider::image_reader;
 
 /// The folders of `testdata/families` that read images.
-const IMAGES: [&str; 6] = ["gemma3", "idefics3", "llava", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"];
+const IMAGES: [&str; 7] =
+    ["gemma3", "idefics3", "llava", "paligemma", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"];
 
 fn picture() -> PathBuf {
     folder("../golden/a_220x150.png")
@@ -153,4 +154,54 @@ fn a_checkpoint_in_the_layout_of_transformers_is_the_same() {
         // Not bit by bit: weights that lie in another order are multiplied in another.
         assert!(largest_difference(&logits(&*ours), &logits(&*theirs)) < 1e-4);
     }
+}
+
+/// Published checkpoints of PaliGemma have no chat template; what there is instead writes what its processor does, and
+/// a prompt that begins as another takes nothing from it.
+#[test]
+fn a_family_without_templates_has_one_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder("paligemma")).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let about = dir.path().join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&about).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let own = json.as_object_mut().unwrap().remove("chat_template").unwrap();
+    assert!(own.as_str().unwrap().starts_with("<image><bos>"));
+    std::fs::write(&about, json.to_string()).unwrap();
+    let template = Checkpoint::open(dir.path()).unwrap().chat_template().unwrap();
+    let asked =
+        Message::user(vec![Part::image_file(picture()), Part::Text("what is it?".to_owned())]);
+    let rendered = |messages: &[Message]| template.render(messages, &[], true);
+    assert_eq!(rendered(&[asked.clone()]).unwrap(), "<image><bos>what is it?\n");
+    assert_eq!(rendered(&[Message::user(["hello".into()])]).unwrap(), "<bos>hello\n");
+    let more = [asked, Message::assistant("a cat"), Message::user(["sure?".into()])];
+    let error = rendered(&more).unwrap_err().to_string();
+    assert!(error.contains("PaliGemma takes one message, of a user"), "{error}");
+}
+
+/// Where all of a prompt sees all of it, none of it can be taken from another.
+#[test]
+fn prompts_that_are_read_whole_share_nothing() {
+    let path = folder("paligemma");
+    let model = MlxProvider::load(path.to_str().unwrap(), MlxOptions::default()).unwrap();
+    let long = "what is it, what is it, what is it, what is it, what is it, what is it";
+    let ask = |model: &MlxProvider, more: &str| {
+        let parts = vec![Part::image_file(picture()), Part::Text(format!("{long}{more}"))];
+        let greedy = GenerateParams { max_tokens: Some(6), ..GenerateParams::default() };
+        block_on(model.generate(Request::new([Message::user(parts)]).with_params(greedy)))
+            .unwrap()
+            .text
+    };
+    let first = ask(&model, "?");
+    let second = ask(&model, "? really");
+    assert_eq!(ask(&model, "?"), first);
+    let options = MlxOptions {
+        caches: crate::Caches::open(crate::CacheLimits::default()).unwrap(),
+        ..MlxOptions::default()
+    };
+    let fresh = MlxProvider::load(path.to_str().unwrap(), options).unwrap();
+    assert_eq!(ask(&fresh, "? really"), second, "with nothing in the cache");
 }

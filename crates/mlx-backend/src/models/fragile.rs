@@ -52,6 +52,7 @@ pub(crate) static ARCHITECTURE: Architecture = Architecture {
     model_type: "fragile",
     about: "",
     reads_images: true,
+    template: None,
     rename: FAMILY.choices.rename,
     footprint: |config, path| FAMILY.footprint(config, path),
     load: |config, path, weights, _| {

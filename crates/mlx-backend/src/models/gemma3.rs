@@ -64,7 +64,7 @@ pub(super) fn spec(config: &TextConfig) -> Result<Spec, String> {
 }
 
 /// Returns the nearest bfloat16; of two, the even one.
-fn rounded_to_bfloat16(value: f32) -> f32 {
+pub(super) fn rounded_to_bfloat16(value: f32) -> f32 {
     let bits = value.to_bits();
     f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }

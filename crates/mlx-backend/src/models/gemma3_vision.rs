@@ -30,6 +30,7 @@ pub(super) const FAMILY: Family = Family {
             text: |_| "\n\n<start_of_image><image_soft_token><end_of_image>\n\n".to_owned(),
         }),
         places,
+        whole_prompt: false,
     },
 };
 

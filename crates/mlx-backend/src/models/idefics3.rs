@@ -28,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
         video_token: None,
         wrap: Some(Wrap { marker: "<image>", text: tiles }),
         places: vlm::in_a_row,
+        whole_prompt: false,
     },
 };
 

@@ -34,6 +34,7 @@ pub(super) const FAMILY: Family = Family {
         video_token: None,
         wrap: None,
         places: vlm::in_a_row,
+        whole_prompt: false,
     },
 };
 

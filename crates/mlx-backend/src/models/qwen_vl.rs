@@ -15,6 +15,7 @@ pub(super) const CHOICES: Choices = Choices {
     video_token: Some(151_656),
     wrap: None,
     places: positions,
+    whole_prompt: false,
 };
 
 /// Returns the name that the models use for a tensor, whatever layout the checkpoint is in.
@@ -74,7 +75,8 @@ mod tests {
     use super::*;
 
     const I: u32 = 900;
-    const MEDIA: Media = Media { image_token: I, video_token: Some(901), merge: 2, wrap: None };
+    const MEDIA: Media =
+        Media { image_token: I, video_token: Some(901), merge: 2, wrap: None, whole_prompt: false };
 
     fn grid(h: usize, w: usize) -> Grid {
         Grid { t: 1, h, w }

@@ -11,6 +11,9 @@ use crate::nn::Activation;
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct TextConfig {
     pub(crate) model_type: Option<String>,
+    /// That of `text_config` alone.
+    #[serde(skip)]
+    pub(crate) text_model_type: Option<String>,
     pub(crate) hidden_size: Option<i32>,
     pub(crate) num_hidden_layers: Option<usize>,
     pub(crate) intermediate_size: Option<i32>,
@@ -36,6 +39,8 @@ pub(crate) struct TextConfig {
     pub(crate) norm_topk_prob: Option<bool>,
     pub(crate) decoder_sparse_step: Option<usize>,
     pub(crate) mlp_only_layers: Option<Vec<usize>>,
+    pub(crate) attn_logit_softcapping: Option<f32>,
+    pub(crate) final_logit_softcapping: Option<f32>,
     pub(crate) query_pre_attn_scalar: Option<f32>,
     pub(crate) rope_local_base_freq: Option<f32>,
     pub(crate) sliding_window: Option<i32>,
@@ -89,7 +94,15 @@ impl TextConfig {
         {
             outer.extend(inner.clone());
         }
-        serde_json::from_value(fields).map_err(|e| e.to_string())
+        let mut read: Self = serde_json::from_value(fields).map_err(|e| e.to_string())?;
+        let inner = config.get("text_config").and_then(|text| text.get("model_type"));
+        read.text_model_type = inner.and_then(Value::as_str).map(str::to_owned);
+        Ok(read)
+    }
+
+    /// Leaves the activation to the family.
+    pub(crate) fn forget_activation(&mut self) {
+        (self.hidden_act, self.hidden_activation) = (None, None);
     }
 
     /// Returns a plain decoder of these sizes: no biases, and every layer alike.

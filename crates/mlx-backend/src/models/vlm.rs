@@ -78,6 +78,8 @@ pub(super) struct Choices {
     pub(super) wrap: Option<Wrap>,
     /// Where the tokens of a prompt stand.
     pub(super) places: fn(&[u32], &[Grid], &Media) -> Result<Positions>,
+    /// As [`Media::whole_prompt`].
+    pub(super) whole_prompt: bool,
 }
 
 /// Reads a part of `config.json`, or all of it, as a `T`.
@@ -210,6 +212,7 @@ impl Family {
             video_token: own.video_token_id.or(choices.video_token),
             merge: sizes.merge as usize,
             wrap: choices.wrap,
+            whole_prompt: choices.whole_prompt,
         };
         let root = weights.root();
         Ok(Model {
