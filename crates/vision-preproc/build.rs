@@ -2,8 +2,6 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=src/decode/jpeg/shim.c");
-    // Set by cargo-fuzz.
-    println!("cargo:rustc-check-cfg=cfg(fuzzing)");
     let include = std::env::var_os("DEP_JPEG_INCLUDE").expect("mozjpeg-sys names its headers");
     cc::Build::new()
         .file("src/decode/jpeg/shim.c")

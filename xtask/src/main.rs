@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod crates;
 mod instructions;
+mod sbom;
 mod table;
 mod verify;
 
@@ -17,6 +18,7 @@ usage: cargo xtask TASK
 
   test           run all tests of the workspace
   dependencies   licences, bans, sources and advisories, if cargo-deny is installed
+  sbom [TRIPLE]  a bill of materials of the program in target/sbom, as CycloneDX; needs cargo-cyclonedx
   crates         writes how many crates each of ours brings into the README
   crates --alone builds and runs a project outside of the workspace for each crate, which has it alone
   bench [OPTION...]
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["test"] => ci::test(),
         ["dependencies"] => ci::dependencies(),
+        ["sbom"] => sbom::write(None),
+        ["sbom", triple] => sbom::write(Some(triple)),
         ["crates"] => crates::table(true),
         ["crates", "--alone"] => alone::build(),
         ["bench", "preproc", "--peers", ref options @ ..] => bench::peers(options),

@@ -102,7 +102,7 @@ fn run(row: &Row, options: &Options<'_>, log: &Path) -> Result<Outcome> {
         text = text.replace("-max_total_time=600", &format!("-max_total_time={seconds}"));
     }
     for folder in row.folders() {
-        fs::create_dir_all(root().join(&folder)).map_err(|e| format!("{folder}: {e}"))?;
+        corpus(&folder)?;
     }
     let io = |e: std::io::Error| format!("{}: {e}", log.display());
     let mut file = File::create(log).map_err(io)?;
@@ -121,6 +121,27 @@ fn run(row: &Row, options: &Options<'_>, log: &Path) -> Result<Outcome> {
         eprintln!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
     }
     Ok(outcome)
+}
+
+/// Makes the `folder` in which a fuzzer keeps what it found; a new one begins with what is kept of it in
+/// `fuzz/corpora`.
+fn corpus(folder: &str) -> Result {
+    let path = root().join(folder);
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(&path).map_err(|e| format!("{folder}: {e}"))?;
+    let archive = folder.replacen("fuzz/corpus/", "fuzz/corpora/", 1) + ".tar.xz";
+    if !root().join(&archive).exists() {
+        return Ok(());
+    }
+    let mut command = Command::new("tar");
+    command.args(["-xf", &archive, "-C", "fuzz/corpus"]).current_dir(root());
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{archive}: tar failed ({status})")),
+        Err(error) => Err(format!("tar could not be started: {error}")),
+    }
 }
 
 fn judge(row: &Row, success: bool, said: &str) -> Outcome {

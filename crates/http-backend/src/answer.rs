@@ -105,19 +105,32 @@ async fn run(
     events: &Sender<Result<Event>>,
 ) -> Result<()> {
     let started = Instant::now();
-    // Not every server knows stop texts, and those that do have a limit of four or so.
-    let mut stop = StopMatcher::new(request.params.stop.clone());
-    let (path, mut decoder) = (protocol.path(), protocol.decoder());
+    let stop = request.params.stop.clone();
+    let (path, decoder) = (protocol.path(), protocol.decoder());
     let body = tokio::task::spawn_blocking(move || protocol.body(&request));
     let body = body.await.map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))??;
     tracing::debug!(server = server.name(), path, bytes = body.len(), "asking");
     let response = server.post(path, body).await?;
-    let mut first = None;
     // Some servers do not stream, and send the same as one JSON object.
-    let mut incoming = match is_json(&response) {
+    let incoming = match is_json(&response) {
         true => stream::once(whole(server, response)).boxed(),
         false => sse(server, response).boxed(),
     };
+    hand_on(server.name(), incoming, decoder, stop, started, events).await
+}
+
+/// Reads the events of an answer, which was asked for when it was `started`, and hands on what they say up to
+/// one of the texts `stop`: not every server knows these, and those that do have a limit of four or so.
+pub(crate) async fn hand_on(
+    name: &str,
+    mut incoming: impl Stream<Item = Result<Sse>> + Unpin,
+    mut decoder: Box<dyn Decoder>,
+    stop: Vec<String>,
+    started: Instant,
+    events: &Sender<Result<Event>>,
+) -> Result<()> {
+    let mut stop = StopMatcher::new(stop);
+    let mut first = None;
     while !decoder.ended() {
         let Some(event) = incoming.next().await else { break };
         let Some(text) = decoder.read(&event?)? else { continue };
@@ -131,7 +144,7 @@ async fn run(
         }
     }
     let Some(Finish { calls, reason }) = decoder.finish() else {
-        let message = format!("{}: the connection ended before the answer", server.name());
+        let message = format!("{name}: the connection ended before the answer");
         return Err(Error::new(ErrorKind::Unavailable, message));
     };
     send_text(events, stop.finish()).await;
@@ -233,7 +246,7 @@ fn unreadable(server: &Server, found: String) -> Error {
 }
 
 /// The receiving end; dropping it closes the channel, which ends the work.
-struct Events(Receiver<Result<Event>>);
+pub(crate) struct Events(pub(crate) Receiver<Result<Event>>);
 
 impl Stream for Events {
     type Item = Result<Event>;

@@ -105,6 +105,12 @@ impl Protocol for Messages {
     }
 }
 
+/// Returns what reads answers, for a fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn decoder() -> Box<dyn Decoder> {
+    Box::new(Blocks::default())
+}
+
 fn capabilities() -> Capabilities {
     Capabilities::from_iter([
         Capability::Streaming,

@@ -34,6 +34,8 @@ mod answer;
 #[cfg(feature = "anthropic")]
 mod anthropic;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod number;
 #[cfg(feature = "openai")]

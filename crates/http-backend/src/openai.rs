@@ -118,6 +118,12 @@ impl Protocol for Chat {
     }
 }
 
+/// Returns what reads answers, for a fuzz target.
+#[cfg(fuzzing)]
+pub(crate) fn decoder() -> Box<dyn Decoder> {
+    Box::new(Chunks::default())
+}
+
 fn capabilities() -> Capabilities {
     Capabilities::from_iter([
         Capability::Streaming,

@@ -29,6 +29,8 @@ use mlx_rs::{
     },
 };
 
+#[cfg(fuzzing)]
+pub(crate) use self::read::matrices as read_adapter;
 pub(crate) use self::{
     active::{active, is_active, with},
     config::AdapterConfig,

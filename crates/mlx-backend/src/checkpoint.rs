@@ -20,6 +20,8 @@ pub(crate) use self::{
     quantization::QuantizationConfig,
     weight_files::missing_shards,
 };
+#[cfg(fuzzing)]
+pub(crate) use self::{stop_tokens::add_ids, weight_files::shards};
 use crate::{
     Error, Result,
     chat::ChatTemplate,

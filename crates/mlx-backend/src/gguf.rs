@@ -81,7 +81,7 @@ impl Gguf {
     }
 
     /// As [`open`](Self::open), from a reader of the file's `length` bytes.
-    fn read(path: &Path, reader: impl Read, length: u64) -> Result<Self, String> {
+    pub(crate) fn read(path: &Path, reader: impl Read, length: u64) -> Result<Self, String> {
         let mut source = Source::new(reader, length.min(MAX_HEADER_BYTES));
         let magic: [u8; 4] = source.bytes("the magic number")?;
         if magic != MAGIC {

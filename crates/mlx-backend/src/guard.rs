@@ -94,6 +94,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) new_tokens: usize,
     /// Tokens of the prompt read at a time.
     pub(crate) prefill_step_tokens: usize,
+    /// Whether an adapter changes the model for it.
+    pub(crate) adapted: bool,
 }
 
 /// How a request may be done.
@@ -216,6 +218,7 @@ impl Guard {
             prefill_step_tokens: prefill_step_tokens as u64,
             kept: self.kept,
             kv_cache: self.kv_cache,
+            adapted: asked.adapted,
         }
     }
 

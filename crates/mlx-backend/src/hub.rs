@@ -15,6 +15,9 @@ mod listing;
 mod tests;
 mod transfer;
 
+#[cfg(fuzzing)]
+pub use self::listing::fuzz_listing;
+
 use std::path::{Path, PathBuf};
 
 use self::{

@@ -22,6 +22,8 @@ mod error;
 mod families;
 mod ffi;
 mod fused_layer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod generate;
 mod gguf;
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod qwen2_vl;
 mod qwen3;
 mod qwen3_vl;
 mod qwen_vl;
+mod sizes;
 mod text;
 mod text_config;
 mod vision;
@@ -224,7 +225,7 @@ static ARCHITECTURES: [Architecture; 15] = [
 ];
 
 /// Iterates over all architectures.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn architectures() -> impl Iterator<Item = &'static Architecture> {
     ARCHITECTURES.iter()
 }

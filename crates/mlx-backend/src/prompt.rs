@@ -109,6 +109,7 @@ impl Frontend {
             text_tokens: short.len(),
             new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
             prefill_step_tokens: self.prefill_step_tokens,
+            adapted: params.adapter.is_some(),
         };
         let (admitted, reservation) = self.guard.admit(&asked, cancelled)?;
         let sources = opened.into_iter().map(|image| self.plan(image, admitted.budget));

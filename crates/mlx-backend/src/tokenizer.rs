@@ -1,11 +1,16 @@
 //! Text to tokens and back, by the `tokenizer.json` of a checkpoint.
 
-use std::{collections::HashMap, fmt, path::Path};
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
 
-use crate::{Error, Result, calls, checkpoint::read_bytes};
+use crate::{Error, Result, calls, checkpoint::read_bytes, engine::panic_message};
 
 /// Vocabularies of a quarter of a million tokens take 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -50,9 +55,8 @@ impl Tokenizer {
                 text.len()
             )));
         }
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = contained(|| self.inner.encode_fast(text, false));
+        Ok(encoding.map_err(Error::Tokenizer)?.get_ids().to_vec())
     }
 
     /// Returns the text of `ids` without special tokens and without ids that the vocabulary lacks;
@@ -61,7 +65,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer fails.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+        contained(|| self.inner.decode(ids, true)).map_err(Error::Tokenizer)
     }
 
     /// Returns the id of the token whose text is `token`.
@@ -147,7 +151,8 @@ impl Tokenizer {
     /// # Errors
     /// A sentence that says why it is none.
     pub(crate) fn from_json(json: &[u8]) -> Result<Self, String> {
-        let mut inner = Inner::from_bytes(json).map_err(|e| format!("not a tokenizer: {e}"))?;
+        let inner = contained(|| Inner::from_bytes(json));
+        let mut inner = inner.map_err(|e| format!("not a tokenizer: {e}"))?;
         // A file may ask for the truncation and padding of training; a prompt must arrive whole.
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);
@@ -169,6 +174,14 @@ impl fmt::Debug for Tokenizer {
     /// A vocabulary is too long to print.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+/// Calls the crate of tokenizers, in which a file that is none may lead to a panic.
+fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(panic) => Err(panic_message(&*panic)),
     }
 }
 
@@ -276,7 +289,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = Tokenizer::load(dir.path()).unwrap_err();
         assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("tokenizer.json")));
-        for text in ["", "{}", "{\"model\": 1}"] {
+        // The last made the crate of tokenizers panic; found by fuzzing.
+        let half = r#"{"version": "1.0", "decoder": {"type": "ByteLevel", "x" 1}"#;
+        for text in ["", "{}", "{\"model\": 1}", half] {
             fs::write(dir.path().join("tokenizer.json"), text).unwrap();
             let error = Tokenizer::load(dir.path()).unwrap_err().to_string();
             assert!(error.contains("tokenizer.json: not a tokenizer"), "{text}: {error}");

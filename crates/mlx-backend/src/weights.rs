@@ -329,9 +329,19 @@ pub(crate) fn read_header(path: &Path) -> Result<Metadata> {
         return Gguf::open(path)?.parts();
     }
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    safetensors_header(path, file, length)
+}
+
+/// As [`read_header`], from a reader of the `file_len` bytes of the safetensors file at `path`.
+pub(crate) fn safetensors_header(
+    path: &Path,
+    mut file: impl Read,
+    file_len: u64,
+) -> Result<Metadata> {
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let bad = |reason: String| Error::Config { path: path.to_owned(), reason };
-    let mut file = File::open(path).map_err(io)?;
-    let file_len = file.metadata().map_err(io)?.len();
     let mut length = [0; 8];
     if file_len < 8 {
         return Err(bad(format!("a safetensors file has at least 8 bytes, found {file_len}")));

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "not every test uses all of it")]
 mod common;
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use futures_executor::block_on;
 use llm_core::{GenerateParams, Image, Provider, Request};
@@ -39,16 +39,22 @@ fn on_device(check: &MemoryCheck) -> u64 {
 
 /// Checks the estimate for square images of `sides`, and prints hidden size, patches, bytes measured,
 /// bytes estimated and their ratio: `docs/memory.md` has them.
-fn check(sizes: common::Sizes, sides: &[u32]) {
-    let folder = tempfile::tempdir().unwrap();
+fn check(sizes: common::Sizes, sides: &[u32], adapted: bool) {
+    let (folder, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     common::write_checkpoint(sizes, folder.path());
+    common::write_adapter(sizes, adapter.path());
+    let name = adapted.then(|| "all".to_owned());
+    let adapters: BTreeMap<_, _> =
+        name.iter().map(|name| (name.clone(), adapter.path().to_owned())).collect();
     for &side in sides {
         // Caches of its own each time: what an earlier request left there is no part of this one.
         let caches = Caches::new(CacheLimits::default());
-        let options = MlxOptions { caches, ..MlxOptions::default() };
+        let adapters = adapters.clone();
+        let options = MlxOptions { caches, adapters, ..MlxOptions::default() };
         let model = MlxProvider::load(folder.path().to_str().unwrap(), options.clone()).unwrap();
         mlx_rs::memory::reset_peak_memory().unwrap();
-        let params = GenerateParams { max_tokens: Some(4), ..GenerateParams::default() };
+        let adapter = name.clone();
+        let params = GenerateParams { max_tokens: Some(4), adapter, ..GenerateParams::default() };
         let size = Size { width: side, height: side };
         let check = check_memory(folder.path(), &[size], &params, &options).unwrap();
         let request = Request::images([image(side)], "What?").with_params(params);
@@ -58,7 +64,7 @@ fn check(sizes: common::Sizes, sides: &[u32]) {
         let estimated = on_device(&check);
         let ratio = estimated as f64 / measured as f64;
         let (hidden, patches) = (sizes.vision_hidden, side * side / 196);
-        println!("{hidden} {patches} {measured} {estimated} {ratio:.2}");
+        println!("{hidden} {patches} {measured} {estimated} {ratio:.2} {adapted}");
         assert!((1.0..=2.0).contains(&ratio), "{hidden} {patches} {measured} {check:#?}");
         let scores = sizes.vision_heads as u64 * u64::from(patches).pow(2) * 4;
         // From here on the scores of one block would be more than everything else.
@@ -96,9 +102,11 @@ const NARROW: common::Sizes = common::Sizes {
 
 #[test]
 fn the_estimate_is_an_upper_bound_within_a_factor_of_two() {
-    check(NARROW, &[448, 784, 1176]);
+    check(NARROW, &[448, 784, 1176], false);
+    check(NARROW, &[448, 784, 1176], true);
     let wide = common::Sizes { vision_hidden: 640, vision_inner: 1712, vision_heads: 8, ..NARROW };
-    check(wide, &[448, 672, 896]);
+    check(wide, &[448, 672, 896], false);
+    check(wide, &[448, 672, 896], true);
     check_long_prompt();
 }
 
@@ -116,5 +124,5 @@ fn so_it_is_at_the_width_of_qwen2_5_vl_3b() {
         inner: 11_008,
         heads: 16,
     };
-    check(published, &[448, 896, 1344]);
+    check(published, &[448, 896, 1344], false);
 }

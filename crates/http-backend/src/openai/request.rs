@@ -249,6 +249,7 @@ mod tests {
             image_detail: Some(ImageDetail::Low),
             logit_bias: [(7, -0.5)].into(),
             user: Some("42".into()),
+            adapter: None,
         };
         let function = json!({"name": "look", "arguments": "{\"at\":1}"});
         let gif = json!({"url": "data:image/gif;base64,R0lGODlh", "detail": "low"});

@@ -33,7 +33,7 @@ enum Part {
 ///
 /// # Errors
 /// [`LoadError`] with the tensor that does not fit, or [`Error::Config`] if the file is none of an adapter.
-pub(super) fn matrices(
+pub(crate) fn matrices(
     path: &Path,
     config: &AdapterConfig,
     products: &Products,

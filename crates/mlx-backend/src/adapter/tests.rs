@@ -12,6 +12,7 @@ use crate::{
     golden::{golden, greedy, largest_difference, prefill},
     kv_cache::KvCache,
     models::{self, VisionLanguageModel},
+    rope::Positions,
 };
 
 const NAMES: [&str; 4] = ["language", "some", "older", "tower"];
@@ -69,6 +70,33 @@ fn every_adapter_matches_the_reference() {
             // The model itself is not changed by one.
             check(&*model, case, &golden(&format!("{case}.safetensors")), usize::MAX >> 1);
         }
+    }
+}
+
+/// Of all linear layers, the head too, with names and configuration as mlx-lm writes them.
+#[test]
+fn an_adapter_of_mlx_lm_matches_the_reference() {
+    let (model, products, rename) = load("../families/llama");
+    let adapter = AdapterFiles::open(&folder("text/llama")).unwrap();
+    let adapter = adapter.read(&products, rename).unwrap();
+    let check = |file: PathBuf, step| {
+        let expected = Array::load_safetensors(file).unwrap();
+        let expected: HashMap<&str, &Array> =
+            expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let ids: Vec<u32> = expected["input_ids"].to_vec_cast().unwrap();
+        let x = model.embed(&Array::from_slice(&ids, &[1, ids.len() as i32])).unwrap();
+        let positions = Positions::of_text(ids.len());
+        let mut caches = vec![KvCache::default(); model.layers()];
+        let logits = prefill(&*model, &x, &positions, &mut caches, step);
+        let off = largest_difference(&logits, expected["logits"]);
+        assert!(off < 1e-3, "logits differ by {off}");
+        let last = logits.try_index((.., -1, ..)).unwrap();
+        let found = greedy(&*model, last, positions.delta, &mut caches, ("llama", &expected));
+        assert_eq!(found, expected["greedy"].to_vec_cast::<i32>().unwrap());
+    };
+    for step in [usize::MAX >> 1, 5] {
+        with(Some(&adapter), || check(folder("text/llama.safetensors"), step));
+        check(golden("../families/llama.safetensors"), step);
     }
 }
 

@@ -292,14 +292,18 @@ fn checksum(key: &Digest, entry: &Entry) -> String {
 
 /// Reads the entry of `key`; `None` if there is none.
 fn read(path: &Path, key: &Digest) -> io::Result<Option<Entry>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match fs::read(path) {
+        Ok(bytes) => decode(&bytes, key).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the entry of `key` that a file of `bytes` holds.
+fn decode(bytes: &[u8], key: &Digest) -> io::Result<Entry> {
     let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
     let view = tensors.tensor(TENSOR).map_err(|e| bad(e.to_string()))?;
     let (dtype, shape) = (view.dtype(), view.shape().to_vec());
     let entry = Entry { dtype, shape, bytes: view.data().to_vec() };
@@ -307,15 +311,20 @@ fn read(path: &Path, key: &Digest) -> io::Result<Option<Entry>> {
     if stored != Some(&checksum(key, &entry)) {
         return Err(bad("the checksum does not fit".to_owned()));
     }
-    Ok(Some(entry))
+    Ok(entry)
+}
+
+/// Returns the bytes of the file of an entry.
+fn encode(key: &Digest, entry: &Entry) -> io::Result<Vec<u8>> {
+    let bad = |e: safetensors::SafeTensorError| io::Error::other(e.to_string());
+    let view = TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(bad)?;
+    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(key, entry))]);
+    safetensors::serialize([(TENSOR, view)], Some(metadata)).map_err(bad)
 }
 
 /// Writes an entry and returns the bytes of its file.
 fn write(dir: &Path, key: &Digest, entry: &Entry) -> io::Result<u64> {
-    let bad = |e: safetensors::SafeTensorError| io::Error::other(e.to_string());
-    let view = TensorView::new(entry.dtype, entry.shape.clone(), &entry.bytes).map_err(bad)?;
-    let metadata = HashMap::from([(CHECKSUM.to_owned(), checksum(key, entry))]);
-    let bytes = safetensors::serialize([(TENSOR, view)], Some(metadata)).map_err(bad)?;
+    let bytes = encode(key, entry)?;
     // A name of its own for each write, also where processes of two containers share the folder.
     let own = RandomState::new().build_hasher().finish();
     let temporary = dir.join(format!("{key}.{own:016x}.{PARTIAL}"));
@@ -325,6 +334,30 @@ fn write(dir: &Path, key: &Digest, entry: &Entry) -> io::Result<u64> {
         let _ = fs::remove_file(&temporary);
     }
     renamed.map(|()| bytes.len() as u64)
+}
+
+#[cfg(fuzzing)]
+impl DiskCache {
+    /// Writes an entry of `values` and changes its file by `edits`, each a place and what it becomes: it is read
+    /// as it was written, or not at all.
+    pub fn fuzz_entry(values: &[f32], edits: &[(u16, u8)], length: Option<u16>) {
+        let key = Digest::of("fuzz", &[&[values.len() as u8]]);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let entry = Entry { dtype: safetensors::Dtype::F32, shape: vec![values.len()], bytes };
+        let mut file = encode(&key, &entry).expect("it can be written");
+        let whole = file.clone();
+        for &(at, byte) in edits {
+            if let Some(place) = file.get_mut(usize::from(at)) {
+                *place = byte;
+            }
+        }
+        file.truncate(length.map_or(usize::MAX, usize::from));
+        match decode(&file, &key) {
+            Ok(found) => assert_eq!(found, entry),
+            Err(_) => assert!(file != whole),
+        }
+        assert!(decode(&file, &Digest::of("fuzz", &[b"another"])).is_err());
+    }
 }
 
 #[cfg(test)]

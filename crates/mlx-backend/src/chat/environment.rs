@@ -95,7 +95,9 @@ fn without_generation_blocks(source: &str) -> String {
     let mut plain = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        let inside = &rest[start + "{%".len()..];
+        let Some(length) = inside.find("%}") else { break };
+        let length = "{%".len() + length;
         let tag = &rest[start..start + length];
         let word = tag["{%".len()..].trim_matches(['-', '+']).trim();
         let replacement = match word {
@@ -117,6 +119,14 @@ mod tests {
 
     fn render(source: &str) -> Result<String, Error> {
         environment(source)?.get_template(NAME)?.render(())
+    }
+
+    /// The end of a tag was looked for from its start on, and found there; found by fuzzing.
+    #[test]
+    fn a_tag_that_has_no_room_for_its_ends_is_no_template() {
+        for source in ["{%}", "a {%}", "{%}%}", "{%"] {
+            assert!(environment(source).is_err(), "{source}");
+        }
     }
 
     #[test]

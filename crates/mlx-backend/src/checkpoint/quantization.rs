@@ -23,7 +23,7 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// The reason, if a setting is not one of MLX.
-    pub(super) fn from_config(config: &Value) -> Result<Self, String> {
+    pub(crate) fn from_config(config: &Value) -> Result<Self, String> {
         let block = ["quantization", "quantization_config"]
             .into_iter()
             .find_map(|name| config.get(name).filter(|b| !b.is_null()).map(|b| (name, b)));

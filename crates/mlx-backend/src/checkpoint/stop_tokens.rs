@@ -35,7 +35,7 @@ pub(super) fn collect(
 }
 
 /// Adds `value`, which is an id, a list of ids, or nothing.
-fn add_ids(path: &Path, value: Option<&Value>, ids: &mut BTreeSet<u32>) -> Result<()> {
+pub(crate) fn add_ids(path: &Path, value: Option<&Value>, ids: &mut BTreeSet<u32>) -> Result<()> {
     let values = match value {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(values)) => values.as_slice(),

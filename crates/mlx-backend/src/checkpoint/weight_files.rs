@@ -64,7 +64,7 @@ fn absent(dir: &Path, shards: &BTreeSet<String>) -> Vec<String> {
     shards.iter().filter(|name| !dir.join(name).is_file()).cloned().collect()
 }
 
-fn shards(path: &Path, index: &Value) -> Result<BTreeSet<String>> {
+pub(crate) fn shards(path: &Path, index: &Value) -> Result<BTreeSet<String>> {
     let fail = |reason: String| Error::Config { path: path.to_owned(), reason };
     let map = index
         .get("weight_map")

@@ -83,6 +83,7 @@ pub fn check_memory(
         text_tokens: TEXT_TOKENS,
         new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,
         prefill_step_tokens: options.prefill_step_tokens,
+        adapted: params.adapter.is_some(),
     };
     let backend = guard.setting.backend;
     let view = View {

@@ -103,6 +103,8 @@ pub(crate) struct Work {
     pub(crate) prefill_step_tokens: u64,
     pub(crate) kept: Kept,
     pub(crate) kv_cache: KvCacheOptions,
+    /// Whether an adapter changes the model.
+    pub(crate) adapted: bool,
 }
 
 /// Most bytes that caches keep of what a request makes, while it is still used or after.
@@ -228,7 +230,7 @@ impl Setting {
                 "patches in the type of the tower",
                 if self.value_bytes == F32 { 0 } else { cast },
             ),
-            term("tower activations", self.tower_activations(image.patches)),
+            term("tower activations", self.tower_activations(image.patches, work.adapted)),
             term("tower scores", self.tower_scores(image.patches)).on_host(self.on_host),
             term(HOST_ROWS, self.host_rows(image.patches, tower.hidden, tower.inner)).on_host(true),
             term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),

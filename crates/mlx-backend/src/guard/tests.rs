@@ -79,6 +79,7 @@ fn asked<'a>(
         text_tokens: 100,
         new_tokens: 512,
         prefill_step_tokens: steps,
+        adapted: false,
     };
     let guard = guard(MemoryOptions::default());
     let required =

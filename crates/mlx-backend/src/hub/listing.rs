@@ -162,6 +162,22 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Reads a list: no name leaves its folder, and every hash is one.
+#[cfg(fuzzing)]
+pub fn fuzz_listing(text: &[u8]) {
+    let Ok(listing) = Listing::parse(text) else { return };
+    assert!(is_hex(&listing.commit, 40));
+    for file in &listing.files {
+        let hex = file.checksum.hex();
+        assert!(is_hex(hex, 40) || is_hex(hex, 64));
+        let path = std::path::Path::new("/a").join(&file.name);
+        assert!(path.starts_with("/a") && !file.name.contains(['\\', ':', '\0']), "{path:?}");
+        assert!(path.components().all(|c| c != std::path::Component::ParentDir), "{path:?}");
+        assert!(!(file.is_description() && file.is_weights()));
+    }
+    assert!(!listing.summary().is_empty());
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

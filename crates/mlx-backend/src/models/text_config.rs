@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::decoder::{Axes, LayerSpec, RopeSpec, Scaling, Spec};
+use super::{
+    decoder::{Axes, LayerSpec, RopeSpec, Scaling, Spec},
+    sizes,
+};
 use crate::nn::Activation;
 
 /// What a decoder reads of `config.json`. What is absent has the default of its family, which the
@@ -111,6 +114,8 @@ impl TextConfig {
     /// A sentence with what is missing, or with both values that do not fit.
     pub(crate) fn spec(&self, defaults: Defaults) -> Result<Spec, String> {
         let hidden = need(self.hidden_size, "hidden_size")?;
+        let layers = need(self.num_hidden_layers, "num_hidden_layers")?;
+        sizes::check_layers(layers)?;
         let heads = need(self.num_attention_heads, "num_attention_heads")?;
         let head_dim = match self.head_dim {
             Some(head_dim) => head_dim,
@@ -131,7 +136,7 @@ impl TextConfig {
             head_dim,
             vocabulary: need(self.vocab_size, "vocab_size")?,
             context_tokens: self.max_position_embeddings.unwrap_or(defaults.context_tokens),
-            layers: vec![layer; need(self.num_hidden_layers, "num_hidden_layers")?],
+            layers: vec![layer; layers],
             eps: self.rms_norm_eps.unwrap_or(defaults.eps),
             attention_scale: (head_dim as f32).powf(-0.5),
             attention_bias: false,
@@ -172,14 +177,13 @@ impl TextConfig {
         let theta = self.rope_theta.or_else(|| given().find_map(|p| p.rope_theta));
         let sections = given().find_map(|p| p.mrope_section);
         let interleaved = given().find_map(|p| p.mrope_interleaved).unwrap_or(false);
+        let sum = |sections: [usize; 3]| sections.into_iter().fold(0, usize::saturating_add);
         let axes = match sections {
             None => Axes::One,
-            Some(sections)
-                if sections.iter().sum::<usize>() * 2 != dims.unsigned_abs() as usize =>
-            {
+            Some(sections) if sum(sections).saturating_mul(2) != dims.unsigned_abs() as usize => {
                 return Err(format!(
                     "mrope_section sums to {}, expected half the head size of {dims}",
-                    sections.iter().sum::<usize>()
+                    sum(sections)
                 ));
             }
             Some(sections) if interleaved => Axes::Interleaved(sections),

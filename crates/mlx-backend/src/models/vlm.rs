@@ -26,6 +26,7 @@ use vision_preproc::Grid;
 use super::{
     Media, VisionLanguageModel, Wrap,
     decoder::{Decoder, Spec},
+    sizes,
     text_config::TextConfig,
 };
 use crate::{
@@ -188,6 +189,7 @@ impl Family {
         let read = || {
             let text = (self.text)(&TextConfig::read(config)?)?;
             let own = Config::deserialize(config).map_err(|e| e.to_string())?;
+            sizes::check_tower(config)?;
             let tower = (self.tower)(config)?;
             text.validate()?;
             tower.validate(text.hidden)?;

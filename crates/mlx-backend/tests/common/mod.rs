@@ -82,6 +82,32 @@ pub(crate) fn write_checkpoint(sizes: Sizes, to: &Path) {
     safetensors::serialize_to_file(tensors, None, &to.join("model.safetensors")).expect("weights");
 }
 
+/// Writes an adapter of rank 8 that changes every linear layer of the blocks of such a checkpoint to the
+/// folder `to`, which exists.
+pub(crate) fn write_adapter(sizes: Sizes, to: &Path) {
+    const RANK: usize = 8;
+    let config = json!({"lora_parameters": {"rank": RANK, "scale": 1.0}});
+    fs::write(to.join("adapter_config.json"), config.to_string())
+        .expect("the folder can be written");
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let products = shapes(sizes).into_iter().filter(|(name, shape)| {
+        shape.len() == 2 && (name.contains("layers.") || name.contains("blocks."))
+    });
+    let tensors = products.flat_map(|(name, shape)| {
+        let mut matrix = |part: &str, shape: [usize; 2]| {
+            let count = shape[0] * shape[1];
+            let values =
+                (0..count).flat_map(|_| bf16(random.next() * 0.01).to_le_bytes()).collect();
+            let name = format!("{}.{part}", name.trim_end_matches(".weight"));
+            (name, Tensor { shape: shape.to_vec(), values })
+        };
+        [matrix("lora_a", [shape[1], RANK]), matrix("lora_b", [RANK, shape[0]])]
+    });
+    let tensors: Vec<_> = tensors.collect();
+    safetensors::serialize_to_file(tensors, None, &to.join("adapters.safetensors"))
+        .expect("weights");
+}
+
 fn shapes(of: Sizes) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = BTreeMap::new();
     let mut add = |name: String, shape: &[usize]| shapes.insert(name, shape.to_vec());

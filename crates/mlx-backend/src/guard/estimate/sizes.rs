@@ -27,6 +27,8 @@ const MLP_VALUES: u64 = 5;
 const INNER_VALUES: u64 = 5;
 /// The same outside of MLX: gate and up, and the product of both.
 const HOST_INNER_VALUES: u64 = 3;
+/// Values in f32 of an output that an adapter changes: what is added, that times its scale, and the sum.
+const ADAPTED_VALUES: u64 = 3;
 /// As [`ATTENTION_VALUES`], of all that a block of the tower makes.
 const LAZY_VALUES: u64 = 30;
 /// Blocks that MLX may have in flight: about a hundred operations.
@@ -87,25 +89,31 @@ impl Setting {
         product(&[image.patches / merged, tower.features, self.value_bytes])
     }
 
-    pub(super) fn tower_activations(&self, patches: u64) -> u64 {
+    pub(super) fn tower_activations(&self, patches: u64, adapted: bool) -> u64 {
         let TowerFootprint { hidden, inner, head_dim, .. } = self.footprint.tower;
         let values = |per_patch| product(&[patches, per_patch, self.value_bytes]);
         // Cosines and sines of rows and columns, with the angles that they are made of.
         let tables = product(&[patches, head_dim, F32, 3]);
         let inner_bytes = values(inner);
+        let inner_values = self.inner_values(adapted);
+        let added = |bytes| self.added(bytes, adapted);
         if values(hidden) <= self.backend.settle_bytes() as u64 {
             // Everything that the blocks in flight make.
-            let block =
-                sum([values(LAZY_VALUES * hidden), product(&[inner_bytes, self.inner_values()])]);
+            let block = sum([
+                values(LAZY_VALUES * hidden),
+                product(&[inner_bytes, inner_values]),
+                added(sum([values(3 * hidden), inner_bytes])),
+            ]);
             return sum([product(&[block, LAZY_BLOCKS]), tables]);
         }
         let attention = sum([
             values(ATTENTION_VALUES * hidden),
             // The rotation is computed in f32.
             product(&[patches, ROTATION_VALUES * hidden, F32 - self.value_bytes.min(F32)]),
+            added(values(3 * hidden)),
         ]);
         let piece = inner_bytes.min(self.backend.max_inner_bytes() as u64);
-        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, self.inner_values()])]);
+        let mlp = sum([values(MLP_VALUES * hidden), product(&[piece, inner_values]), added(piece)]);
         sum([attention.max(mlp), tables])
     }
 
@@ -192,8 +200,11 @@ impl Setting {
         let step = self.step(work).min(self.prompt_tokens(work));
         let values = |per_token| product(&[step, per_token, self.value_bytes]);
         let inner = values(decoder.inner).min(self.backend.max_inner_bytes() as u64);
-        let inner = product(&[inner, self.inner_values()]);
-        let layer = sum([values(DECODER_VALUES * decoder.hidden), inner]);
+        let layer = sum([
+            values(DECODER_VALUES * decoder.hidden),
+            product(&[inner, self.inner_values(work.adapted)]),
+            self.added(sum([values(3 * decoder.hidden), inner]), work.adapted),
+        ]);
         let in_flight = match values(decoder.hidden) <= self.backend.decoder_settle_bytes() as u64 {
             true => LAZY_LAYERS,
             false => self.backend.decoder_settle_layers() as u64,
@@ -201,8 +212,14 @@ impl Setting {
         product(&[layer, in_flight.min(decoder.layers)])
     }
 
-    pub(super) fn inner_values(&self) -> u64 {
-        if self.on_host { HOST_INNER_VALUES } else { INNER_VALUES }
+    /// Kernels outside of MLX do no product that an adapter changes.
+    fn inner_values(&self, adapted: bool) -> u64 {
+        if self.on_host && !adapted { HOST_INNER_VALUES } else { INNER_VALUES }
+    }
+
+    /// What an adapter takes to change an output of `bytes`.
+    fn added(&self, bytes: u64, adapted: bool) -> u64 {
+        if adapted { product(&[bytes / self.value_bytes.max(1), F32, ADAPTED_VALUES]) } else { 0 }
     }
 
     /// Of the layers in flight, the largest part.

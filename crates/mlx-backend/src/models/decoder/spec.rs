@@ -1,5 +1,6 @@
 //! What a decoder is made of, as data that a family's file fills in.
 
+use crate::models::sizes::{self, MAX_HEADS, MAX_VOCABULARY, MAX_WIDTH};
 use crate::{
     Result,
     device::Backend,
@@ -143,12 +144,13 @@ impl Spec {
     pub(crate) fn footprint(&self) -> DecoderFootprint {
         // Validated to be positive.
         let size = |value: i32| u64::from(value.unsigned_abs());
-        let of_experts = |layer: &LayerSpec| layer.experts.map(|e| e.inner * e.per_token);
-        let inner = self.layers.iter().filter_map(of_experts).max().unwrap_or(0).max(self.inner);
+        let of_experts =
+            |layer: &LayerSpec| layer.experts.map(|e| size(e.inner) * size(e.per_token));
+        let of_experts = self.layers.iter().filter_map(of_experts).max().unwrap_or(0);
         DecoderFootprint {
             layers: self.layers.len() as u64,
             hidden: size(self.hidden),
-            inner: size(inner),
+            inner: size(self.inner).max(of_experts),
             heads: size(self.heads),
             key_value_heads: size(self.key_value_heads),
             head_dim: size(self.head_dim),
@@ -163,17 +165,14 @@ impl Spec {
     /// A sentence with both values that do not fit.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let Self { hidden, heads, key_value_heads, head_dim, vocabulary, inner, .. } = *self;
-        let positive = [
-            ("hidden_size", hidden),
-            ("num_attention_heads", heads),
-            ("num_key_value_heads", key_value_heads),
-            ("head_dim", head_dim),
-            ("vocab_size", vocabulary),
-            ("intermediate_size", inner),
-        ];
-        if let Some((name, found)) = positive.into_iter().find(|&(_, value)| value <= 0) {
-            return Err(format!("expected `{name}` above 0, found {found}"));
-        }
+        sizes::check(&[
+            ("hidden_size", hidden, MAX_WIDTH),
+            ("num_attention_heads", heads, MAX_HEADS),
+            ("num_key_value_heads", key_value_heads, MAX_HEADS),
+            ("head_dim", head_dim, MAX_HEADS),
+            ("vocab_size", vocabulary, MAX_VOCABULARY),
+            ("intermediate_size", inner, MAX_WIDTH),
+        ])?;
         if self.layers.is_empty() {
             return Err("expected `num_hidden_layers` above 0, found 0".to_owned());
         }
@@ -190,12 +189,11 @@ impl Spec {
                 Some(experts) => experts,
                 None => continue,
             };
-            if inner <= 0 || per_token <= 0 || per_token > count {
-                return Err(format!(
-                    "expected 1 to {count} experts of 1 value or more for each token, found \
-                     {per_token} of {inner}"
-                ));
-            }
+            sizes::check(&[
+                ("num_experts", count, MAX_HEADS),
+                ("num_experts_per_tok", per_token, count),
+                ("moe_intermediate_size", inner, MAX_WIDTH),
+            ])?;
         }
         match self.layers.iter().map(|layer| layer.rope.dims).find(|d| d % 2 != 0 || *d > head_dim)
         {

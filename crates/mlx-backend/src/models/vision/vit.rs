@@ -16,7 +16,10 @@ use super::{Encoder, EncoderSpec, Heads, Names, PatchEmbed};
 use crate::{
     Result,
     guard::{FrameFootprint, TowerFootprint},
-    models::vlm,
+    models::{
+        sizes::{self, MAX_JOINED},
+        vlm,
+    },
     nn::{Activation, LayerNorm},
     weights::Scope,
 };
@@ -132,6 +135,7 @@ impl VitConfig {
             self.patch_size,
             merge,
         ])?;
+        sizes::check(&[("scale_factor", merge, MAX_JOINED)])?;
         vlm::even_heads("hidden_size", self.hidden_size, self.num_attention_heads)?;
         self.activation()?;
         match self.image_size % (self.patch_size * merge) {
