@@ -60,6 +60,8 @@ capabilities! {
     Vision = "vision" | "supports_vision",
     /// Several images in a request.
     MultipleImages = "multiple_images",
+    /// Videos in a request.
+    Video = "video",
     /// An image may be an address, which the provider or its server fetches.
     ImageUrls = "image_urls",
     /// The same seed gives the same answer.

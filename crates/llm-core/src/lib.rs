@@ -51,6 +51,7 @@ mod stop;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tool;
+mod video;
 
 pub use async_trait::async_trait;
 
@@ -68,4 +69,5 @@ pub use crate::{
     request::Request,
     stop::{Matched, StopMatcher},
     tool::{Tool, ToolCall, ToolChoice, ToolResult},
+    video::{Video, VideoSampling, VideoSource},
 };

@@ -1,10 +1,10 @@
-//! What is said: messages made of text, images, and calls of tools with their results.
+//! What is said: messages made of text, images, videos, and calls of tools with their results.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Image, ToolCall, ToolResult};
+use crate::{Image, ToolCall, ToolResult, Video};
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,6 +82,14 @@ impl Message {
         })
     }
 
+    /// Iterates over the videos of this message, in order.
+    pub fn videos(&self) -> impl Iterator<Item = &Video> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Video(video) => Some(video),
+            _ => None,
+        })
+    }
+
     /// Iterates over the calls of tools in this message, in order.
     pub fn tool_calls(&self) -> impl Iterator<Item = &ToolCall> {
         self.parts.iter().filter_map(|part| match part {
@@ -108,6 +116,8 @@ pub enum Part {
     Text(String),
     /// An image.
     Image(Image),
+    /// A video.
+    Video(Video),
     /// A tool that the model wants to have run; in messages of [`Role::Assistant`].
     ToolCall(ToolCall),
     /// What a tool returned; in messages of [`Role::Tool`].
@@ -145,6 +155,12 @@ impl From<String> for Part {
 impl From<Image> for Part {
     fn from(image: Image) -> Self {
         Self::Image(image)
+    }
+}
+
+impl From<Video> for Part {
+    fn from(video: Video) -> Self {
+        Self::Video(video)
     }
 }
 

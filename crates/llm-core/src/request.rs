@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Capability, Error, ErrorKind, GenerateParams, Image, Message, ModelInfo, OutputFormat, Part,
-    Result, Role, Tool, ToolChoice, conversation,
+    Result, Role, Tool, ToolChoice, Video, VideoSource, conversation,
 };
 
 /// A conversation and how its next turn is wanted.
@@ -97,6 +97,7 @@ impl Request {
         conversation::check(&self.messages)?;
         self.check_tools()?;
         self.output.validate()?;
+        self.messages.iter().flat_map(Message::videos).try_for_each(Video::validate)?;
         match self.needs().into_iter().find(|(capability, _)| !info.capabilities.has(*capability)) {
             Some((capability, what)) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -128,6 +129,7 @@ impl Request {
     /// Returns what the model must be able to do, and because of what.
     fn needs(&self) -> Vec<(Capability, String)> {
         let images = || self.messages.iter().flat_map(Message::images);
+        let videos = || self.messages.iter().flat_map(Message::videos);
         let count = images().count();
         let uses_tools = !self.tools.is_empty()
             || self.messages.iter().any(|m| m.role == Role::Tool || m.tool_calls().count() > 0);
@@ -138,6 +140,12 @@ impl Request {
                 images().any(|image| matches!(image, Image::Url(_))),
                 Capability::ImageUrls,
                 "the address of an image, only its bytes or its path".to_owned(),
+            ),
+            (videos().count() > 0, Capability::Video, format!("{} video(s)", videos().count())),
+            (
+                videos().any(|video| matches!(video.source, VideoSource::Url(_))),
+                Capability::ImageUrls,
+                "the address of a video, only its bytes or its path".to_owned(),
             ),
             (uses_tools, Capability::ToolUse, "tools".to_owned()),
             (!self.params.logit_bias.is_empty(), Capability::LogitBias, "logit_bias".to_owned()),
@@ -200,6 +208,7 @@ mod tests {
             calls,
             Message::tool([ToolResult::new("1", "")]),
         ]);
+        let video = Request::new([Message::user([Video::path("a.mp4").into(), "x".into()])]);
         let mut biased = Request::text("x");
         biased.params.logit_bias = [(1, 2.0)].into();
         let mut adapted = Request::text("hi");
@@ -210,6 +219,7 @@ mod tests {
             (Request::text("x").with_output(OutputFormat::Json), Capability::JsonMode),
             (Request::text("x").with_output(schema), Capability::StructuredOutput),
             (Request::images([url], "x"), Capability::ImageUrls),
+            (video, Capability::Video),
             (biased, Capability::LogitBias),
             (adapted, Capability::Adapters),
         ] {

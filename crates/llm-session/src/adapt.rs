@@ -5,10 +5,11 @@ use llm_core::{Capability, Message, ModelInfo, Part, Role};
 
 /// Says what was there, to a model that cannot see it.
 const IMAGE: &str = "[an image]";
+const VIDEO: &str = "[a video]";
 
 /// Returns the `old` messages as the model of `info` can take them, beside the `new` ones.
 ///
-/// Images become a word where the model has no eyes; where it takes a single one, only the last
+/// Images become a word where the model has no eyes, and videos where it reads none; where it takes a single one, only the last
 /// image of all is kept. Calls and their results are left out where the model knows no tools: the
 /// answers that came of them stay.
 pub(crate) fn adapt<'a>(
@@ -20,6 +21,13 @@ pub(crate) fn adapt<'a>(
     let mut messages: Vec<Message> = old.cloned().collect();
     if !can(Capability::ToolUse) {
         messages.retain(|m| m.role != Role::Tool && m.tool_calls().next().is_none());
+    }
+    if !can(Capability::Video) {
+        for part in messages.iter_mut().flat_map(|message| &mut message.parts) {
+            if let Part::Video(_) = part {
+                *part = VIDEO.into();
+            }
+        }
     }
     let mut left = match (can(Capability::Vision), can(Capability::MultipleImages)) {
         (_, true) => return messages,
@@ -68,6 +76,13 @@ mod tests {
         assert_eq!(blind, [question, Message::assistant("b")]);
         let one = adapted(&[Vision], &[]);
         assert_eq!(one[0].parts, [IMAGE.into(), image(2), "a".into()]);
+        let video = [Message::user([llm_core::Video::path("a.gif").into(), "a".into()])];
+        let seen = |capabilities: &[Capability]| {
+            let can = Capabilities::from_iter(capabilities.iter().copied());
+            adapt(video.iter(), &[], &ModelInfo::new("p", "m", can)).remove(0).parts
+        };
+        assert_eq!(seen(&[Vision, MultipleImages]), [VIDEO.into(), "a".into()]);
+        assert_eq!(seen(&[Vision, MultipleImages, Capability::Video]), video[0].parts);
         let none_left = adapted(&[Vision], &[Message::user([image(3)])]);
         assert_eq!(none_left[0].parts, [IMAGE.into(), IMAGE.into(), "a".into()]);
     }

@@ -42,7 +42,8 @@ pub(crate) use self::{
     digest::Digest,
     identity::{
         adapted_identity, encoded_content, image_key, model_identity, processor_identity,
-        prompt_identity, reader_identity, rgb_content, weight_file_identity,
+        prompt_identity, reader_identity, rgb_content, video_content, video_key,
+        weight_file_identity,
     },
     models::{Lease, ModelCache, ModelKey, SharedModel},
     prefix_tree::Unit,

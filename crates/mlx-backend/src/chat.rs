@@ -98,7 +98,7 @@ impl ChatTemplate {
     }
 
     /// Renders `messages` and the `tools` that may be called, and the start of the answer if
-    /// `add_generation_prompt`. In a message with images these come first, then its text.
+    /// `add_generation_prompt`. In a message with images and videos these come first, then its text.
     ///
     /// # Errors
     /// [`Error::Prompt`] if the template refuses the conversation, for its order of roles say;
@@ -145,7 +145,7 @@ impl ChatTemplate {
         for message in messages {
             match message.role {
                 Role::Tool => values.extend(message.tool_results().map(|result| {
-                    let content = self.content(&result.content, 0, true);
+                    let content = self.content(&result.content, [].into_iter(), true);
                     names.result(result, content)
                 })),
                 _ => values.push(self.message(message, &mut names)),
@@ -156,7 +156,12 @@ impl ChatTemplate {
 
     fn message<'a>(&self, message: &'a Message, names: &mut tools::Names<'a>) -> Value {
         let has_text = message.parts.iter().any(|part| matches!(part, Part::Text(_)));
-        let content = self.content(&message.text(), message.images().count(), has_text);
+        let media = message.parts.iter().filter_map(|part| match part {
+            Part::Image(_) => Some("image"),
+            Part::Video(_) => Some("video"),
+            _ => None,
+        });
+        let content = self.content(&message.text(), media, has_text);
         // In this order, in which a template may print them.
         let value = context! { role => message.role.as_str(), content };
         match names.calls(message) {
@@ -165,16 +170,31 @@ impl ChatTemplate {
         }
     }
 
-    /// Returns what is said in a message with `images` images, and a text unless it has none.
-    fn content(&self, text: &str, images: usize, has_text: bool) -> Value {
-        if images == 0 && self.reads_plain_text {
+    /// Returns what is said in a message with images and videos, `media` by their types, and a text unless it has none.
+    fn content(
+        &self,
+        text: &str,
+        media: impl Iterator<Item = &'static str>,
+        has_text: bool,
+    ) -> Value {
+        let mut parts: Vec<Value> = media.map(|kind| context! { type => kind }).collect();
+        if parts.is_empty() && self.reads_plain_text {
             return Value::from(text);
         }
-        let mut parts = vec![context! { type => "image" }; images];
         if has_text {
             parts.push(text_part(text));
         }
         Value::from(parts)
+    }
+
+    /// Whether the template shows videos.
+    pub(crate) fn shows_videos(&self) -> bool {
+        let rendered = |parts: Vec<Value>| {
+            let message = context! { role => "user", content => parts };
+            self.render_values(vec![message], &[], true).ok()
+        };
+        let (text, video) = (text_part(PROBE), context! { type => "video" });
+        rendered(vec![video, text.clone()]).is_some_and(|shown| Some(shown) != rendered(vec![text]))
     }
 
     /// Whether a user's `content` gets into the prompt.

@@ -46,6 +46,7 @@ pub(crate) struct Checkpoint {
     quantization: QuantizationConfig,
     preprocessor_config: Option<String>,
     processor_config: Option<String>,
+    video_config: Option<String>,
 }
 
 impl Checkpoint {
@@ -73,6 +74,7 @@ impl Checkpoint {
             quantization: gguf.quantization(),
             preprocessor_config: None,
             processor_config: None,
+            video_config: None,
             gguf: Some(gguf),
         })
     }
@@ -104,6 +106,7 @@ impl Checkpoint {
             weight_files: weight_files::resolve(dir)?,
             preprocessor_config: read_text_if_any(&dir.join("preprocessor_config.json"))?,
             processor_config: read_text_if_any(&dir.join("processor_config.json"))?,
+            video_config: read_text_if_any(&dir.join("video_preprocessor_config.json"))?,
             path: dir.to_owned(),
             gguf: None,
             config,
@@ -154,6 +157,11 @@ impl Checkpoint {
     /// Returns the text of `processor_config.json`, if there is one.
     pub(crate) fn processor_config(&self) -> Option<&str> {
         self.processor_config.as_deref()
+    }
+
+    /// Returns the text of `video_preprocessor_config.json`, if there is one.
+    pub(crate) fn video_config(&self) -> Option<&str> {
+        self.video_config.as_deref()
     }
 
     /// Returns the tokenizer.

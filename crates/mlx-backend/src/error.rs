@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use llm_core::ErrorKind;
+use vision_preproc::Size;
 
 use crate::guard::{ByteSize, MemoryStage};
 
@@ -78,7 +79,7 @@ pub enum Error {
     ContextOverflow {
         /// Tokens of the prompt.
         prompt_tokens: usize,
-        /// Tokens of the prompt that stand for images.
+        /// Tokens of the prompt that stand for images and videos.
         image_tokens: usize,
         /// Most tokens of prompt and answer together.
         context_tokens: usize,
@@ -87,6 +88,16 @@ pub enum Error {
     #[error("image {index}{}", name.as_deref().map(|n| format!(" ({n})")).unwrap_or_default())]
     Image {
         /// Which image of the request, from 1.
+        index: usize,
+        /// Its path, if it has one.
+        name: Option<String>,
+        /// Why.
+        source: ImageError,
+    },
+    /// A video could not be read, decoded or resized.
+    #[error("video {index}{}", name.as_deref().map(|n| format!(" ({n})")).unwrap_or_default())]
+    Video {
+        /// Which video of the request, from 1.
         index: usize,
         /// Its path, if it has one.
         name: Option<String>,
@@ -156,7 +167,7 @@ pub enum Error {
     Cancelled,
 }
 
-/// Why an image of a request cannot be used.
+/// Why an image or a video of a request cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -172,6 +183,30 @@ pub enum ImageError {
     /// A kind of image that this backend does not read.
     #[error("cannot read an image of kind {0}")]
     Kind(String),
+    /// The model reads images and no videos.
+    #[error("the model reads no videos")]
+    NoVideos,
+    /// A video has no frame.
+    #[error("a video of no frames")]
+    NoFrames,
+    /// A frame of a video cannot be used.
+    #[error("frame {number}")]
+    Frame {
+        /// Which one, from 1.
+        number: usize,
+        /// Why.
+        source: Box<Self>,
+    },
+    /// The frames of a video are of several sizes.
+    #[error("frame {number} is {found}, those before {expected}; all must be of one size")]
+    FrameSize {
+        /// Which one, from 1.
+        number: usize,
+        /// The size of those before.
+        expected: Size,
+        /// Its size.
+        found: Size,
+    },
     /// The bytes could not be decoded or the pixels not be resized.
     #[error(transparent)]
     Preprocess(#[from] vision_preproc::Error),
@@ -272,7 +307,7 @@ impl Error {
             }
             Self::ContextOverflow { .. } => ErrorKind::ContextOverflow,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            Self::Image { .. } => ErrorKind::Image,
+            Self::Image { .. } | Self::Video { .. } => ErrorKind::Image,
             Self::Io { .. } => ErrorKind::Io,
             Self::Denied { .. } => ErrorKind::Authentication,
             Self::Download { .. } | Self::Dead(_) => ErrorKind::Unavailable,

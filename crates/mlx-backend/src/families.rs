@@ -233,6 +233,9 @@ fn docs_list_every_architecture_with_its_fixture() {
             assert_eq!(about(fixture), kind);
         }
         let (reads, reference, tests) = match architecture.reads_images() {
+            true if architecture.reads_videos() => {
+                ("text, images and videos", "mlx-vlm 0.7.10", "families::images")
+            }
             true => ("text and images", "mlx-vlm 0.7.10", "families::images"),
             false => ("text", "mlx-lm 0.32.2", "families::every_text"),
         };

@@ -8,7 +8,12 @@ mod job;
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use llm_core::{Event, GenerateParams, Progress, Stage, StopMatcher};
-use mlx_rs::{Array, ops::indexing::TryIndexOp, transforms::eval};
+use mlx_rs::{
+    Array,
+    error::Result as MlxResult,
+    ops::{self, indexing::TryIndexOp},
+    transforms::eval,
+};
 use perf_monitor::{Counter, Phase, Span};
 use vision_preproc::{Grid, Patches};
 
@@ -18,7 +23,7 @@ use crate::{
     adapter::{self, Adapter},
     caches::{DeviceCaches, Digest, Unit, prompt_identity, reader_identity},
     kv_cache::{KvCache, KvCacheOptions},
-    models::VisionLanguageModel,
+    models::{Seen, VisionLanguageModel, frames_at_a_time},
     nn::mlx_error,
     prompt::Prompt,
     rope::Positions,
@@ -304,12 +309,13 @@ impl Generation {
         let mut span = Span::enter(&*self.job.recorder, Phase::VisionTower);
         let grid = patches.grid;
         let rows = grid.patches() as i32;
-        let pixels =
-            Array::from_slice(&patches.values, &[rows, patches.values.len() as i32 / rows.max(1)]);
-        drop(patches);
+        let image = &self.job.prompt.images[index];
+        let at_a_time = match image.seen.seconds {
+            None => grid.t,
+            Some(_) => frames_at_a_time(grid),
+        };
         let encoded =
-            self.model.encode(&pixels, grid).map_err(|e| mlx_error("vision tower", &e))?;
-        encoded.eval().map_err(|e| mlx_error("vision tower", &e))?;
+            encode(&*self.model, patches, at_a_time).map_err(|e| mlx_error("vision tower", &e))?;
         span.units(rows as u64);
         drop(span);
         let key = self.job.prompt.images[index].key;
@@ -331,8 +337,8 @@ impl Generation {
             return Ok(Status::Running);
         };
         let Prompt { ids, images: places, .. } = &self.job.prompt;
-        let grids: Vec<Grid> = places.iter().map(|image| image.grid).collect();
-        let positions = self.model.positions(ids, &grids)?;
+        let seen: Vec<Seen> = places.iter().map(|image| image.seen).collect();
+        let positions = self.model.positions(ids, &seen)?;
         let new = &ids[self.reused..];
         let tokens = Array::from_slice(new, &[1, new.len() as i32]);
         let media = self.model.media();
@@ -419,6 +425,39 @@ impl Generation {
         drop(span);
         self.job.send(Event::Progress(Progress::new(Stage::Prefill, end as u64, total as u64)));
         Ok(status)
+    }
+}
+
+/// Makes features of patches, of `at_a_time` frames at a time, which do not see each other.
+pub(crate) fn encode(
+    model: &dyn VisionLanguageModel,
+    patches: Arc<Patches>,
+    at_a_time: usize,
+) -> MlxResult<Array> {
+    let grid = patches.grid;
+    let (frame, rows) = (grid.h * grid.w, grid.patches());
+    let width = patches.values.len() / rows.max(1);
+    let mut patches = Some(patches);
+    let mut parts = Vec::with_capacity(grid.t.div_ceil(at_a_time.max(1)));
+    for start in (0..grid.t).step_by(at_a_time.max(1)) {
+        let end = grid.t.min(start + at_a_time);
+        let Some(held) = &patches else { break };
+        let values = &held.values[start * frame * width..end * frame * width];
+        let pixels = Array::from_slice(values, &[((end - start) * frame) as i32, width as i32]);
+        if end == grid.t {
+            patches = None;
+        }
+        let part = model.encode(&pixels, Grid { t: end - start, ..grid })?;
+        part.eval()?;
+        parts.push(part);
+    }
+    match parts.len() {
+        1 => Ok(parts.swap_remove(0)),
+        _ => {
+            let features = ops::concatenate(&parts, 0)?;
+            features.eval()?;
+            Ok(features)
+        }
     }
 }
 

@@ -169,7 +169,8 @@ fn check(case: &Case, step: usize) {
         assert!(difference < 1e-4, "{}: features differ by {difference}", case.name);
     }
 
-    let positions = model.positions(&ids, &grids).unwrap();
+    let seen: Vec<_> = grids.iter().map(|&grid| grid.into()).collect();
+    let positions = model.positions(&ids, &seen).unwrap();
     let reference: Vec<i32> = expected["position_ids"].to_vec_cast().unwrap();
     assert_eq!(positions.axes.concat(), reference, "{}: positions", case.name);
     let delta = expected["rope_delta"].to_vec_cast::<i32>().unwrap();
@@ -254,7 +255,7 @@ fn every_packing_matches_the_reference() {
             let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
             let embeddings = model.embed(&tokens).unwrap();
             let embeddings = model.merge(&embeddings, &ids, &[features]).unwrap();
-            let positions = model.positions(&ids, &[grid]).unwrap();
+            let positions = model.positions(&ids, &[grid.into()]).unwrap();
             let mut caches = vec![KvCache::default(); model.layers()];
             let logits = prefill(&*model, &embeddings, &positions, &mut caches, ids.len());
             let last = logits.try_index((.., -1, ..)).unwrap();

@@ -24,7 +24,7 @@ use std::{
 };
 
 use llm_core::Notice;
-use vision_preproc::{PixelBudget, Plan, Size};
+use vision_preproc::{PixelBudget, Plan, Size, VideoProcessor};
 
 #[cfg(test)]
 pub(crate) use self::reservation::Promise;
@@ -41,7 +41,10 @@ pub(crate) use self::{
     reservation::{LEDGER, Reservation},
     weights::resident_bytes,
 };
-use crate::{Error, Result, image_reader::ImageReader, kv_cache::KvCacheOptions, memory};
+use crate::{
+    Error, Result, image_reader::ImageReader, kv_cache::KvCacheOptions, memory,
+    models::frames_at_a_time,
+};
 
 /// What is done about a request that would not fit into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,11 +85,58 @@ pub(crate) struct Guard {
     pub(crate) max_batch: usize,
 }
 
+/// An image or a video as headers describe it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    size: Size,
+    video: Option<ShownVideo>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ShownVideo {
+    /// Those that are looked at.
+    frames: usize,
+    /// Those of a patch.
+    patch_frames: u64,
+    /// What its sampling says of pixels.
+    own: PixelBudget,
+    /// What its decoder holds besides a frame.
+    decoder_bytes: u64,
+}
+
+impl Shown {
+    /// Returns so many frames of `size`, in all and of a patch, with bounds of their own.
+    pub(crate) fn video(
+        size: Size,
+        (frames, patch_frames): (usize, usize),
+        own: PixelBudget,
+        decoder_bytes: u64,
+    ) -> Self {
+        let patch_frames = patch_frames as u64;
+        Self { size, video: Some(ShownVideo { frames, patch_frames, own, decoder_bytes }) }
+    }
+
+    /// Returns what `asked`, the bounds of a request, leaves of its own: a request has the most pixels of anything, and
+    /// the fewest of images.
+    pub(crate) fn budget(&self, asked: &PixelBudget) -> PixelBudget {
+        let Some(ShownVideo { own, .. }) = self.video else { return *asked };
+        let most = own.max_pixels.into_iter().chain(asked.max_pixels).min();
+        PixelBudget { min_pixels: own.min_pixels, max_pixels: most }
+    }
+}
+
+impl From<Size> for Shown {
+    fn from(size: Size) -> Self {
+        Self { size, video: None }
+    }
+}
+
 /// A request as headers describe it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
-    pub(crate) sizes: &'a [Size],
+    pub(crate) shown: &'a [Shown],
     pub(crate) reader: Option<&'a ImageReader>,
+    pub(crate) videos: Option<&'a VideoProcessor>,
     pub(crate) budget: PixelBudget,
     /// Tokens of the prompt that stand for no image.
     pub(crate) text_tokens: usize,
@@ -212,7 +262,7 @@ impl Guard {
 
     fn work(&self, asked: &Asked<'_>, budget: PixelBudget, prefill_step_tokens: usize) -> Work {
         Work {
-            images: asked.plans(&budget).map(|(size, plan)| image_work(size, &plan)).collect(),
+            images: asked.plans(&budget).map(|(shown, plan)| image_work(shown, &plan)).collect(),
             text_tokens: asked.text_tokens as u64,
             new_tokens: asked.new_tokens as u64,
             prefill_step_tokens: prefill_step_tokens as u64,
@@ -233,9 +283,11 @@ impl Guard {
         let smallest = asked.reader?.pixel_bounds(&asked.budget)?.0.max(1);
         // Pixels of a feature, so that each candidate is another number of tokens.
         let tower = &self.setting.footprint.tower;
-        let plan = asked.plans(&asked.budget).next()?.1;
+        let (shown, plan) = asked.plans(&asked.budget).next()?;
+        let frame_patches =
+            if shown.video.is_some() { plan.grid.h * plan.grid.w } else { plan.patches };
         let feature =
-            (plan.resized.pixels() * tower.merge * tower.merge / plan.patches as u64).max(1);
+            (plan.resized.pixels() * tower.merge * tower.merge / frame_patches as u64).max(1);
         let budget = |features: u64| PixelBudget {
             min_pixels: asked.budget.min_pixels,
             max_pixels: Some(features * feature),
@@ -257,17 +309,32 @@ impl Guard {
 }
 
 impl Asked<'_> {
-    fn plans(&self, budget: &PixelBudget) -> impl Iterator<Item = (Size, Plan)> {
-        let (reader, budget) = (self.reader, *budget);
-        self.sizes.iter().filter_map(move |&size| Some((size, reader?.plan(size, &budget).ok()?)))
+    fn plans(&self, budget: &PixelBudget) -> impl Iterator<Item = (Shown, Plan)> {
+        let (reader, videos, budget) = (self.reader, self.videos, *budget);
+        self.shown.iter().filter_map(move |&shown| {
+            let budget = shown.budget(&budget);
+            let plan = match shown.video {
+                None => reader?.plan(shown.size, &budget),
+                Some(ShownVideo { frames, .. }) => videos?.plan(shown.size, frames, &budget),
+            };
+            Some((shown, plan.ok()?))
+        })
     }
 }
 
-fn image_work(source: Size, plan: &Plan) -> ImageWork {
+fn image_work(shown: Shown, plan: &Plan) -> ImageWork {
+    let at_a_time = match shown.video {
+        None => plan.grid.t,
+        Some(_) => frames_at_a_time(plan.grid),
+    };
+    let patch_frames = shown.video.map_or(1, |video| video.patch_frames);
     ImageWork {
-        source_pixels: source.pixels(),
+        source_pixels: shown.size.pixels(),
+        decoder_bytes: shown.video.map_or(0, |video| video.decoder_bytes),
         pixels: plan.resized.pixels(),
         patches: plan.patches as u64,
+        patch_frames,
+        tower_patches: (at_a_time * plan.grid.h * plan.grid.w) as u64,
     }
 }
 

@@ -52,6 +52,8 @@ mod rope;
 mod sampler;
 mod text_stream;
 mod tokenizer;
+#[cfg(test)]
+mod videos;
 mod weights;
 
 pub use crate::{

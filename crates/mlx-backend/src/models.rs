@@ -67,8 +67,8 @@ pub(crate) trait VisionLanguageModel: fmt::Debug {
     fn encode(&self, _patches: &Array, _grid: Grid) -> MlxResult<Array> {
         Err(no_tower())
     }
-    /// Returns the position of each token of a prompt with images of `grids`.
-    fn positions(&self, ids: &[u32], _grids: &[Grid]) -> Result<Positions> {
+    /// Returns the position of each token of a prompt with the images and videos `seen`.
+    fn positions(&self, ids: &[u32], _seen: &[Seen]) -> Result<Positions> {
         Ok(Positions::of_text(ids.len()))
     }
     /// Token ids `[B, L]` to embeddings `[B, L, E]`.
@@ -104,6 +104,20 @@ fn no_tower() -> Exception {
     Exception::custom("the model reads no images")
 }
 
+/// An image or a video as a prompt has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) grid: Grid,
+    /// Of a video, from one patch to the next.
+    pub(crate) seconds: Option<f32>,
+}
+
+impl From<Grid> for Seen {
+    fn from(grid: Grid) -> Self {
+        Self { grid, seconds: None }
+    }
+}
+
 /// How images appear in a prompt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Media {
@@ -111,6 +125,8 @@ pub(crate) struct Media {
     pub(crate) image_token: u32,
     /// The token that stands for a feature of a video, if the model reads such.
     pub(crate) video_token: Option<u32>,
+    /// Positions that a second of a video takes; `None` if each patch takes one.
+    pub(crate) tokens_per_second: Option<f32>,
     /// Patches that a feature joins, along each side.
     pub(crate) merge: usize,
     /// What stands for an image in the text of a prompt, if that is more than an image token.
@@ -128,10 +144,49 @@ pub(crate) struct Wrap {
     pub(crate) text: fn(Tiles) -> String,
 }
 
+/// The positions of the Qwen-VL families, for tests.
+#[cfg(test)]
+pub(crate) fn qwen_positions(
+    ids: &[u32],
+    seen: &[Seen],
+    tokens_per_second: Option<f32>,
+) -> Result<Positions> {
+    let media = Media {
+        image_token: 900,
+        video_token: Some(901),
+        tokens_per_second,
+        merge: 2,
+        wrap: None,
+        whole_prompt: false,
+    };
+    (qwen_vl::CHOICES.places)(ids, seen, &media)
+}
+
+/// Most patches of a video that are in the tower at a time, unless a frame has more: frames do not see each other.
+const MOST_TOWER_PATCHES: usize = 8192;
+
+/// Returns how many frames of a video of `grid` are in the tower at a time.
+pub(crate) fn frames_at_a_time(grid: Grid) -> usize {
+    (MOST_TOWER_PATCHES / (grid.h * grid.w).max(1)).clamp(1, grid.t.max(1))
+}
+
 impl Media {
     /// Returns whether `id` stands for a feature.
     pub(crate) fn is_placeholder(&self, id: u32) -> bool {
         id == self.image_token || Some(id) == self.video_token
+    }
+
+    /// Returns the token that stands for a feature of `seen`.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] if there is none for videos.
+    pub(crate) fn token(&self, seen: &Seen) -> Result<u32> {
+        match seen.seconds {
+            None => Ok(self.image_token),
+            Some(_) => self
+                .video_token
+                .ok_or_else(|| Error::Prompt("the model has no token for videos".to_owned())),
+        }
     }
 
     /// Returns how many tokens an image of `grid` takes.
@@ -155,6 +210,7 @@ pub(crate) struct Architecture {
     reads_images: bool,
     /// The chat template of checkpoints that have none.
     pub(crate) template: Option<&'static str>,
+    reads_videos: bool,
     pub(crate) rename: Rename,
     /// Says how large its parts are, from the JSON of the `config.json` at a path.
     pub(crate) footprint: fn(&Value, &Path) -> Result<Footprint>,
@@ -167,6 +223,11 @@ impl Architecture {
     pub(crate) fn reads_images(&self) -> bool {
         self.reads_images
     }
+
+    /// Returns whether models of it read videos.
+    pub(crate) fn reads_videos(&self) -> bool {
+        self.reads_videos
+    }
 }
 
 /// An architecture of text alone, from its file's function of the configuration.
@@ -178,6 +239,7 @@ macro_rules! text {
             about: $about,
             reads_images: false,
             template: None,
+            reads_videos: false,
             rename: text::rename,
             footprint: |config, path| text::footprint($family, config, path),
             load: |config, path, weights, backend| {
@@ -190,12 +252,16 @@ macro_rules! text {
 /// An architecture that reads images, from its file's choices.
 macro_rules! images {
     ($model_type:literal, $about:literal, $family:expr) => {
+        images!($model_type, $about, $family, videos: false)
+    };
+    ($model_type:literal, $about:literal, $family:expr, videos: $videos:literal) => {
         Architecture {
             model_type: $model_type,
             #[cfg(test)]
             about: $about,
             reads_images: true,
             template: None,
+            reads_videos: $videos,
             rename: $family.choices.rename,
             footprint: |config, path| $family.footprint(config, path),
             load: |config, path, weights, _| Ok(Box::new($family.load(config, path, weights)?)),
@@ -204,8 +270,8 @@ macro_rules! images {
 }
 
 static ARCHITECTURES: [Architecture; 15] = [
-    images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY),
-    images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY),
+    images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY, videos: true),
+    images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY, videos: true),
     images!("qwen3_vl", "Qwen3-VL, dense", qwen3_vl::FAMILY),
     images!("qwen3_vl_moe", "Qwen3-VL with experts", qwen3_vl::FAMILY_OF_EXPERTS),
     images!("gemma3", "Gemma 3 from 4B on", gemma3_vision::FAMILY),

@@ -33,7 +33,7 @@ fn logits(
     let features = model.encode(&fixture["pixel_values"], grid).unwrap();
     let embeddings = model.embed(&Array::from_slice(&ids, &[1, ids.len() as i32])).unwrap();
     let embeddings = model.merge(&embeddings, &ids, &[features]).unwrap();
-    let positions = model.positions(&ids, &[grid]).unwrap();
+    let positions = model.positions(&ids, &[grid.into()]).unwrap();
     let rotation = model.prompt_rotation(&positions, 0..ids.len()).unwrap();
     let mut caches = vec![KvCache::default(); model.layers()];
     let mut hidden = model.forward(embeddings, &rotation, &mut caches).unwrap();

@@ -22,7 +22,7 @@ use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
     mpsc::{self, UnboundedReceiver, UnboundedSender},
 };
-use vision_preproc::Limits;
+use vision_preproc::{Limits, VideoProcessor};
 
 use crate::{
     Error, Result,
@@ -31,6 +31,7 @@ use crate::{
         Caches, Lease, ModelKey, SharedModel, adapted_identity, model_identity, processor_identity,
     },
     calls::CallReader,
+    chat::ChatTemplate,
     checkpoint::Checkpoint,
     contained::Contained,
     engine::{self, LoadProgress, LoadSpec, LoadedAdapter},
@@ -196,8 +197,8 @@ impl MlxProvider {
         let model = lease(&path, &options)?;
         // Also of a model that was loaded for others.
         options.kv_cache.validate(&model.setting.footprint.decoder)?;
-        let reads_images = model.reader.is_some();
-        let mut can = capabilities(reads_images, &model.grammars, model.template.knows_tools());
+        let reads = Reads { images: model.reader.is_some(), videos: model.videos.is_some() };
+        let mut can = capabilities(reads, &model.grammars, model.template.knows_tools());
         if !options.adapters.is_empty() {
             can.extend([Capability::Adapters]);
         }
@@ -337,6 +338,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
         // The small files first: their errors should not wait for gigabytes.
         let template = checkpoint.chat_template()?;
         let reader = image_reader(&checkpoint, architecture)?;
+        let videos = video_processor(&checkpoint, architecture, &template)?;
         let guard = Guard::new(&checkpoint, architecture, options)?;
         guard.admit_weights()?;
         // Before the weights are read: files that change meanwhile are not what this names.
@@ -371,6 +373,7 @@ fn lease(path: &Path, options: &MlxOptions) -> Result<Lease> {
             loaded,
             template,
             reader,
+            videos,
             grammars: Grammars::new(tokenizer.clone(), stop_tokens.clone()),
             tokenizer,
             stop_tokens,
@@ -452,7 +455,7 @@ impl Work {
             progress(done);
             let patches = match events.is_closed() {
                 true => Err(Error::Cancelled),
-                false => frontend.patches(&prepared.sources[image]),
+                false => frontend.patches(&prepared.sources[image], &|| events.is_closed()),
             };
             let failed = patches.is_err();
             submitted.give(image, patches)?;
@@ -477,13 +480,16 @@ impl Stream for Events {
     }
 }
 
-/// Returns what a model can do, which reads images or not, whose answers `grammars` are for, and whose
+/// What a model reads besides text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reads {
+    pub(crate) images: bool,
+    pub(crate) videos: bool,
+}
+
+/// Returns what a model can do, which `reads` so much, whose answers `grammars` are for, and whose
 /// template knows tools or not.
-pub(crate) fn capabilities(
-    reads_images: bool,
-    grammars: &Grammars,
-    knows_tools: bool,
-) -> Capabilities {
+pub(crate) fn capabilities(reads: Reads, grammars: &Grammars, knows_tools: bool) -> Capabilities {
     let always = [
         Capability::Streaming,
         Capability::Async,
@@ -494,8 +500,11 @@ pub(crate) fn capabilities(
         Capability::Seed,
     ];
     let mut all = Capabilities::from_iter(always);
-    if reads_images {
+    if reads.images {
         all.extend([Capability::Vision, Capability::MultipleImages]);
+    }
+    if reads.videos {
+        all.extend([Capability::Video]);
     }
     if grammars.can_hold() {
         all.extend([Capability::JsonMode, Capability::StructuredOutput]);
@@ -520,6 +529,25 @@ pub(crate) fn image_reader(
     let reader = ImageReader::from_configs(configs.0, configs.1, &sizes.tower);
     reader.map(Some).map_err(|e| Error::Config {
         path: checkpoint.config_path().with_file_name("preprocessor_config.json"),
+        reason: e.to_string(),
+    })
+}
+
+/// Reads how videos become the input of the tower, if the architecture and the chat template have such.
+pub(crate) fn video_processor(
+    checkpoint: &Checkpoint,
+    architecture: &Architecture,
+    template: &ChatTemplate,
+) -> Result<Option<VideoProcessor>> {
+    let configs = (checkpoint.preprocessor_config(), checkpoint.processor_config());
+    let video = checkpoint.video_config();
+    let none = configs == (None, None) && video.is_none();
+    if !architecture.reads_videos() || none || !template.shows_videos() {
+        return Ok(None);
+    }
+    let processor = VideoProcessor::from_configs(video, configs.0, configs.1);
+    processor.map(Some).map_err(|e| Error::Config {
+        path: checkpoint.config_path().with_file_name("video_preprocessor_config.json"),
         reason: e.to_string(),
     })
 }

@@ -167,7 +167,7 @@ fn a_template_with_more_placeholders_than_images_is_refused() {
     let model = MlxProvider::load(name, MlxOptions::default()).expect("loads");
     let image = Image::rgb(56, 56, vec![128; 56 * 56 * 3]).expect("an image");
     let error = block_on(model.generate(Request::images([image], "x"))).expect_err("refused");
-    assert!(error.to_string().contains("2 image placeholders for 1 images"), "{error}");
+    assert!(error.to_string().contains("2 placeholders for 1 images and videos"), "{error}");
 }
 
 #[test]

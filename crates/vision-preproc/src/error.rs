@@ -1,4 +1,5 @@
 use crate::decode::Format;
+use crate::video::VideoFormat;
 
 /// What went wrong between the bytes of an image and the input of a model.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +21,15 @@ pub enum Error {
         /// The decoder's own words.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The bytes are no image, or one of a kind that this crate does not read.
+    /// The bytes claim to be a video of `format` but break its rules, or end too early.
+    #[error("cannot decode {format} video")]
+    Video {
+        /// The format the content showed.
+        format: VideoFormat,
+        /// The decoder's own words.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The bytes are no image or video, or one of a kind that this crate does not read.
     #[error("unsupported image: found {found}; {advice}")]
     Unsupported {
         /// What the content was recognised as.
@@ -49,6 +58,13 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn video(
+        format: VideoFormat,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Video { format, source: source.into() }
+    }
+
     pub(crate) fn decode(
         format: Format,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

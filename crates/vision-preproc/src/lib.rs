@@ -40,6 +40,7 @@ mod resize;
 #[doc(hidden)]
 pub mod stages;
 mod steps;
+mod video;
 mod workspace;
 
 /// What only the fuzz targets call, which `cargo fuzz` compiles the crate for.
@@ -65,4 +66,8 @@ pub use presets::{PRESETS, Preprocessor};
 pub use processor::{ImageProcessor, Patches, PixelBudget, Plan};
 pub use resize::{Filter, PassOrder, resize};
 pub use steps::StepTimes;
+pub use video::{
+    Sampled, Sampling, VideoFormat, VideoInfo, VideoPatches, VideoProcessor, decode_video,
+    probe_video,
+};
 pub use workspace::Workspace;

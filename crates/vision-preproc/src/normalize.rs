@@ -1,7 +1,7 @@
 //! Bytes to normalised floats. A table of every possible result says what is right, and a few operations that are
 //! quicker than looking up are used where they give the same bits for all 256 bytes.
 
-/// How a byte becomes a float before the mean is taken off; the two differ in the last bit of half of the values.
+/// How a byte becomes a float before the mean is taken off; they differ in the last bit of half of the values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rescale {
@@ -10,6 +10,9 @@ pub enum Rescale {
     Transformers,
     /// Multiplied in f32 by the rounded factor, as mlx-vlm 0.7.10.
     MlxVlm,
+    /// Not at all: mean and standard deviation are divided by the factor instead, in f32, as the processors of
+    /// transformers 5.23.0 on torchvision.
+    Torchvision,
 }
 
 /// `(byte * factor - mean) / std` for each channel and byte: 256 x 3 values in f32.
@@ -34,11 +37,18 @@ pub(crate) struct Steps {
 
 impl Table {
     pub(crate) fn new(rescale: Rescale, factor: f64, mean: [f32; 3], std: [f32; 3]) -> Self {
+        let (factor, mean, std) = match rescale {
+            Rescale::Torchvision => {
+                let scale = (1.0 / factor) as f32;
+                (1.0, mean.map(|mean| mean * scale), std.map(|std| std * scale))
+            }
+            _ => (factor, mean, std),
+        };
         let values = std::array::from_fn(|c| {
             std::array::from_fn(|byte| {
                 let value = match rescale {
                     Rescale::Transformers => (byte as f64 * factor) as f32,
-                    Rescale::MlxVlm => byte as f32 * factor as f32,
+                    Rescale::MlxVlm | Rescale::Torchvision => byte as f32 * factor as f32,
                 };
                 (value - mean[c]) / std[c]
             })
@@ -46,7 +56,7 @@ impl Table {
         let high = factor as f32;
         let low = match rescale {
             Rescale::Transformers => (factor - f64::from(high)) as f32,
-            Rescale::MlxVlm => 0.0,
+            Rescale::MlxVlm | Rescale::Torchvision => 0.0,
         };
         let steps = Steps { factor: [high, low], mean, std, inverse: std.map(f32::recip) };
         let steps = steps.give(&values).then_some(steps);
@@ -89,7 +99,7 @@ mod tests {
             ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
         let imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
         for (mean, std) in [clip, imagenet, ([0.5; 3], [0.5; 3]), ([0.0; 3], [1.0; 3])] {
-            for rescale in [Rescale::Transformers, Rescale::MlxVlm] {
+            for rescale in [Rescale::Transformers, Rescale::MlxVlm, Rescale::Torchvision] {
                 let table = Table::new(rescale, 1.0 / 255.0, mean, std);
                 assert!(table.steps().is_some(), "{rescale:?} {mean:?} {std:?}");
             }

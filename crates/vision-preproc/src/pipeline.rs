@@ -12,6 +12,7 @@ use crate::mode::Reduction;
 use crate::patchify::{Frames, Patchify};
 use crate::resize::Passes;
 use crate::steps::Clock;
+use crate::video::VideoPatches;
 use crate::{
     Error, Format, Grid, ImageProcessor, Orientation, Patches, PixelBudget, Plan, RgbView, Size,
     Workspace, probe,
@@ -99,27 +100,15 @@ impl ImageProcessor {
         budget: &PixelBudget,
         workspace: &mut Workspace,
     ) -> Result<Patches, Error> {
-        let size = frames.first().map(|frame| frame.size());
-        let other = frames.iter().map(|frame| frame.size()).find(|&other| Some(other) != size);
-        let (Some(&last), None) = (frames.last(), other) else {
-            return Err(Error::Shape {
-                expected: "one frame and more, all of one size".into(),
-                found: format!("{} frames, {size:?} and {other:?}", frames.len()),
-            });
+        let Some(first) = frames.first() else {
+            let (expected, found) = ("one frame and more".into(), "none".into());
+            return Err(Error::Shape { expected, found });
         };
-        let per_patch = self.layout.frames;
-        let plan = self.plan(last.size(), budget)?;
-        let grid = Grid { t: frames.len().div_ceil(per_patch), ..plan.grid };
-        let len = plan.patches * self.row_values();
-        let mut values = fresh(grid.t * len);
-        for (t, values) in values.chunks_exact_mut(len).enumerate() {
-            for frame in 0..per_patch {
-                let view = frames.get(t * per_patch + frame).copied().unwrap_or(last);
-                let job = self.job(view.into(), budget)?;
-                self.run(&job, Frames::One(frame), workspace, values)?;
-            }
+        let mut patches = VideoPatches::new(self, first.size(), frames.len(), *budget)?;
+        for &frame in frames {
+            patches.push(frame.into(), workspace)?;
         }
-        Ok(Patches { values, grid })
+        patches.finish()
     }
 
     /// Processes an image file or pixels: [`ImageProcessor::process_bytes`] and [`ImageProcessor::process`] in one.
@@ -139,7 +128,7 @@ impl ImageProcessor {
     }
 
     /// Checks the input by its header.
-    fn job<'a>(&self, input: Input<'a>, budget: &PixelBudget) -> Result<Job<'a>, Error> {
+    pub(crate) fn job<'a>(&self, input: Input<'a>, budget: &PixelBudget) -> Result<Job<'a>, Error> {
         let (size, orientation, source) = match input {
             Input::Encoded(bytes) => {
                 self.limits.check_encoded(bytes.len())?;
@@ -151,7 +140,7 @@ impl ImageProcessor {
         Ok(Job { source, size, orientation, plan: self.plan(size, budget)? })
     }
 
-    fn run<T: Element>(
+    pub(crate) fn run<T: Element>(
         &self,
         job: &Job<'_>,
         frames: Frames,
@@ -198,10 +187,10 @@ impl ImageProcessor {
 }
 
 /// An image of which the header is known.
-struct Job<'a> {
+pub(crate) struct Job<'a> {
     source: Source<'a>,
     /// Upright.
-    size: Size,
+    pub(crate) size: Size,
     orientation: Orientation,
     plan: Plan,
 }
@@ -212,7 +201,7 @@ enum Source<'a> {
 }
 
 /// A new output, whose memory is not touched before it is written.
-fn fresh(len: usize) -> Vec<f32> {
+pub(crate) fn fresh(len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
     advise_huge_pages(&mut values);
     values

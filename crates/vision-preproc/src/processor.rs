@@ -19,8 +19,8 @@ const KNOWN_TYPES: [&str; 4] = [
 #[derive(Clone, Debug)]
 pub struct ImageProcessor {
     pub(crate) layout: Layout,
-    min_pixels: u64,
-    max_pixels: u64,
+    pub(crate) min_pixels: u64,
+    pub(crate) max_pixels: u64,
     pub(crate) filter: Filter,
     pub(crate) order: PassOrder,
     rescale: Rescale,

@@ -121,7 +121,7 @@ fn down(level: Level, from: Size, to: Size) -> Box<dyn FnMut()> {
 }
 
 fn axis(input: u32, output: u32) -> AxisKey {
-    AxisKey { input, reduction: 1, output, filter: Filter::Lanczos, flipped: false }
+    AxisKey { input, reduction: 1, output, filter: Filter::Lanczos, flipped: false, short: false }
 }
 
 fn noise(len: usize) -> Vec<u8> {

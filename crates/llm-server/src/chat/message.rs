@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::http::StatusCode;
-use llm_core::{Error, ErrorKind, Image, ImageDetail, Message, Part, Role, ToolResult};
+use llm_core::{Error, ErrorKind, Image, ImageDetail, Message, Part, Role, ToolResult, Video};
 use serde_json::Value;
 
 use super::{
@@ -121,7 +121,29 @@ impl<'a> Conversation<'a> {
                 };
                 Ok(Part::Image(self.image(&url).await.map_err(|e| e.of_field(&path))?))
             }
-            _ => Err(unexpected(&fields.path("type"), "text or image_url", &kind.into())),
+            "video_url" if role != Role::User => {
+                Err(ApiError::field(at, format!("a {} message cannot hold videos", role.as_str())))
+            }
+            // Not OpenAI's: vLLM has it.
+            "video_url" => {
+                let path = fields.path("video_url");
+                let url = match fields.value("video_url") {
+                    Some(Value::String(url)) => url,
+                    Some(value) => Fields::of(value, &path)?.need("url")?,
+                    None => return Err(ApiError::field(path, "missing")),
+                };
+                if !url.starts_with("data:") {
+                    let message =
+                        "expected a data URL of a video; addresses are fetched of images only";
+                    return Err(ApiError::field(path, message));
+                }
+                let video = Video::data_url(&url);
+                Ok(Part::Video(video.map_err(|e| ApiError::from(e).of_field(&path))?))
+            }
+            _ => {
+                let expected = "text, image_url or video_url";
+                Err(unexpected(&fields.path("type"), expected, &kind.into()))
+            }
         }
     }
 

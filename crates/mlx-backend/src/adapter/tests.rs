@@ -43,7 +43,7 @@ fn check(model: &dyn VisionLanguageModel, case: &str, expected: &Path, step: usi
     assert!(off < 1e-4, "{case}: features differ by {off}");
     let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
     let embeddings = model.merge(&model.embed(&tokens).unwrap(), &ids, &[features]).unwrap();
-    let positions = model.positions(&ids, &[grid]).unwrap();
+    let positions = model.positions(&ids, &[grid.into()]).unwrap();
     let mut caches = vec![KvCache::default(); model.layers()];
     let logits = prefill(model, &embeddings, &positions, &mut caches, step);
     let last = expected["logits"].dim(-2);

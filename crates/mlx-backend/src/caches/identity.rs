@@ -7,7 +7,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use vision_preproc::{RgbView, Size};
+use vision_preproc::{RgbView, Sampled, Size};
 
 use super::{Digest, Unit};
 use crate::{Error, Result, checkpoint::Checkpoint, gguf::Gguf, kv_cache::KvCacheOptions};
@@ -30,13 +30,38 @@ pub(crate) fn image_key(content: &Digest, processor: &Digest, resized: Size) -> 
     Digest::of("image", &[content.bytes(), processor.bytes(), &sides])
 }
 
-/// The image processor of a checkpoint.
+/// The content of the frames of a video.
+pub(crate) fn video_content<'a>(frames: impl Iterator<Item = &'a Digest>) -> Digest {
+    let frames: Vec<u8> = frames.flat_map(|frame| *frame.bytes()).collect();
+    Digest::of("frames", &[&frames])
+}
+
+/// What becomes of the video `content`: as of an image, and the frames that are looked at, with the time between them.
+pub(crate) fn video_key(
+    content: &Digest,
+    processor: &Digest,
+    resized: Size,
+    sampled: &Sampled,
+) -> Digest {
+    let sides = [resized.width, resized.height].map(u32::to_le_bytes).concat();
+    let indices: Vec<u8> =
+        sampled.indices.iter().flat_map(|&index| (index as u64).to_le_bytes()).collect();
+    let fps = sampled.fps.to_le_bytes();
+    Digest::of("video", &[content.bytes(), processor.bytes(), &sides, &indices, &fps])
+}
+
+/// What prepares the images and videos of a checkpoint.
 pub(crate) fn processor_identity(checkpoint: &Checkpoint) -> Digest {
     let text = |config: Option<&str>| config.unwrap_or_default().as_bytes().to_vec();
     // Another version of this crate may compute other bits.
     let version = env!("CARGO_PKG_VERSION").as_bytes();
-    let configs = [checkpoint.preprocessor_config(), checkpoint.processor_config()].map(text);
-    Digest::of("processor", &[version, &configs[0], &configs[1]])
+    let configs = [
+        checkpoint.preprocessor_config(),
+        checkpoint.processor_config(),
+        checkpoint.video_config(),
+    ]
+    .map(text);
+    Digest::of("processor", &[version, &configs[0], &configs[1], &configs[2]])
 }
 
 /// Bytes of a weight file that are looked at, besides its header: at both ends and between.

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use vision_preproc::VideoProcessor;
+
 use super::{CacheLimits, CacheStats, Digest, counters::Counters};
 use crate::{
     Error, Result, chat::ChatTemplate, engine::LoadedModel, grammar::Grammars, guard::Setting,
@@ -29,6 +31,8 @@ pub(crate) struct SharedModel {
     pub(crate) template: ChatTemplate,
     /// `None` where the checkpoint has no image processor: the model reads text only.
     pub(crate) reader: Option<ImageReader>,
+    /// `None` where the model reads no videos, or its template shows none.
+    pub(crate) videos: Option<VideoProcessor>,
     pub(crate) stop_tokens: Arc<BTreeSet<u32>>,
     /// The forms that answers are held to.
     pub(crate) grammars: Grammars,

@@ -128,7 +128,7 @@ impl Bench {
                     let content = rgb_content(view);
                     images.push(PromptImage {
                         key: image_key(&content, &self.processor_identity, plan.resized),
-                        grid: plan.grid,
+                        seen: plan.grid.into(),
                         range: start..ids.len(),
                     });
                     all_patches.push(Arc::new(patches));

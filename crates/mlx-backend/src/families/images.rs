@@ -38,7 +38,7 @@ fn embed(name: &str, model: &dyn VisionLanguageModel, packed: bool) -> Read {
     let off = largest_difference(&features, &expected["features"]);
     assert!(off < TOLERANCE || packed && name == "idefics3", "{name}: features differ by {off}");
 
-    let positions = model.positions(&ids, &[patches.grid]).unwrap();
+    let positions = model.positions(&ids, &[patches.grid.into()]).unwrap();
     if let Some(reference) = expected.get("position_ids") {
         let reference: Vec<i32> = reference.to_vec_cast().unwrap();
         assert_eq!(positions.axes.concat(), reference, "{name}: positions");

@@ -9,7 +9,7 @@ use vision_preproc::Size;
 
 use super::{
     Asked, Guard, MemoryBounds, MemoryOptions, MemoryPolicy, MemoryStage, MemoryTerm, Setting,
-    View, resident_bytes,
+    Shown, View, resident_bytes,
 };
 use crate::{
     Error, MlxOptions, Result,
@@ -76,9 +76,11 @@ pub fn check_memory(
     let guard = Guard::new(&checkpoint, architecture, options)?;
     let reader = image_reader(&checkpoint, architecture)?;
     let guard = Guard { options: fitting, ..guard };
+    let shown: Vec<Shown> = sizes.iter().map(|&size| size.into()).collect();
     let asked = Asked {
-        sizes,
+        shown: &shown,
         reader: reader.as_ref(),
+        videos: None,
         budget: pixel_budget(params),
         text_tokens: TEXT_TOKENS,
         new_tokens: params.max_tokens.unwrap_or(GenerateParams::DEFAULT_MAX_TOKENS) as usize,

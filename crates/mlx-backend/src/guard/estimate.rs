@@ -125,15 +125,21 @@ impl From<&CacheLimits> for Kept {
     }
 }
 
-/// An image of a request.
+/// An image or a video of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageWork {
     /// Pixels of the image file.
     pub(crate) source_pixels: u64,
-    /// Pixels after resizing.
+    /// What its decoder holds, if it is a video, besides a frame.
+    pub(crate) decoder_bytes: u64,
+    /// Pixels after resizing; of a video, of one frame.
     pub(crate) pixels: u64,
     /// Patches of the tower.
     pub(crate) patches: u64,
+    /// Frames of a patch that are held: one of a still image, where they are equal.
+    pub(crate) patch_frames: u64,
+    /// Those that are in the tower at a time.
+    pub(crate) tower_patches: u64,
 }
 
 /// The terms of a request; see the module.
@@ -206,7 +212,7 @@ impl Setting {
         vec![
             // Three bytes a pixel; beside them a progressive JPEG keeps coefficients of two bytes for
             // each of three channels, and what is turned upright the three bytes that it was.
-            host("decoded image", product(&[image.source_pixels, 9])),
+            host("decoded image", sum([product(&[image.source_pixels, 9]), image.decoder_bytes])),
             // Between the passes and after them.
             host("resized image", product(&[sum([image.source_pixels, image.pixels]), 3])),
             host(PATCHES, sum(work.images[..=i].iter().map(|i| self.patch_bytes(*i)))),
@@ -221,18 +227,20 @@ impl Setting {
         let next = |at: usize| if work.images.len() > 1 { self.decode(work, at) } else { vec![] };
         let next = largest((0..work.images.len()).map(next));
         let next = sum(next.iter().filter(|t| t.name != PATCHES).map(|term| term.bytes));
-        let cast = product(&[image.patches, tower.patch_values, self.value_bytes]);
+        let values = product(&[image.tower_patches, tower.patch_values, image.patch_frames]);
+        let cast = product(&[values, self.value_bytes]);
         vec![
             term(PATCHES, self.all_patch_bytes(work)).on_host(true),
             term("next image", next).on_host(true),
-            term("patches on the device", self.patch_bytes(image)),
+            term("patches on the device", product(&[values, F32])),
             term(
                 "patches in the type of the tower",
                 if self.value_bytes == F32 { 0 } else { cast },
             ),
-            term("tower activations", self.tower_activations(image.patches, work.adapted)),
-            term("tower scores", self.tower_scores(image.patches)).on_host(self.on_host),
-            term(HOST_ROWS, self.host_rows(image.patches, tower.hidden, tower.inner)).on_host(true),
+            term("tower activations", self.tower_activations(image.tower_patches, work.adapted)),
+            term("tower scores", self.tower_scores(image.tower_patches)).on_host(self.on_host),
+            term(HOST_ROWS, self.host_rows(image.tower_patches, tower.hidden, tower.inner))
+                .on_host(true),
             term("features", sum(work.images[..=i].iter().map(|i| self.feature_bytes(*i)))),
         ]
     }

@@ -62,19 +62,21 @@ fn decide(policy: MemoryPolicy, limit: u64, sizes: &[Size], steps: usize) -> Res
     let options = MemoryOptions { limit_bytes: Some(limit), policy };
     let guard = guard(options);
     let reader = reader();
-    let asked = asked(sizes, &reader, steps).0;
+    let shown: Vec<Shown> = sizes.iter().map(|&size| size.into()).collect();
+    let asked = asked(&shown, &reader, steps).0;
     guard.decide(&asked, &view(limit))
 }
 
 /// The request, and what it needs.
 fn asked<'a>(
-    sizes: &'a [Size],
+    shown: &'a [Shown],
     reader: &'a ImageReader,
     steps: usize,
 ) -> (Asked<'a>, impl Fn(PixelBudget, usize) -> u64) {
     let asked = Asked {
-        sizes,
+        shown,
         reader: Some(reader),
+        videos: None,
         budget: PixelBudget::default(),
         text_tokens: 100,
         new_tokens: 512,
@@ -117,7 +119,7 @@ fn reject_names_what_is_required_available_and_largest() {
     else {
         panic!("{error}")
     };
-    assert_eq!(*required, asked(&[PHOTO], &reader(), 512).1(PixelBudget::default(), 512));
+    assert_eq!(*required, asked(&[PHOTO.into()], &reader(), 512).1(PixelBudget::default(), 512));
     assert_eq!((*available, *bound), (6 * GIB, "the memory limit"));
     // More than the weights of this model.
     assert_eq!((*stage, *largest), (MemoryStage::Vision, "weights"));
@@ -133,7 +135,8 @@ fn fit_finds_the_largest_images_that_fit() {
         let admitted = decide(MemoryPolicy::Fit, limit, &[PHOTO], 512).unwrap();
         let max_pixels = admitted.budget.max_pixels.unwrap();
         let reader = reader();
-        let (_, required) = asked(&[PHOTO], &reader, 512);
+        let shown = [PHOTO.into()];
+        let (_, required) = asked(&shown, &reader, 512);
         let at = |max_pixels| {
             let budget = PixelBudget { max_pixels: Some(max_pixels), min_pixels: None };
             required(budget, admitted.prefill_step_tokens)
@@ -154,8 +157,8 @@ fn fit_finds_the_largest_images_that_fit() {
 
 #[test]
 fn steps_are_made_smaller_before_images() {
-    let (sizes, reader) = ([Size { width: 336, height: 336 }], reader());
-    let asked = Asked { text_tokens: 4000, ..asked(&sizes, &reader, 2048).0 };
+    let (shown, reader) = ([Size { width: 336, height: 336 }.into()], reader());
+    let asked = Asked { text_tokens: 4000, ..asked(&shown, &reader, 2048).0 };
     let guard = |policy| guard(MemoryOptions { policy, ..MemoryOptions::default() });
     let at = |steps| {
         let estimate = guard(MemoryPolicy::Fit).estimate(&asked, &view(0), asked.budget, steps);
@@ -192,7 +195,12 @@ fn several_images_share_what_there_is() {
 fn scores_are_charged_as_they_are_held() {
     let scores = |fused_tower, on_host| {
         let setting = Setting { fused_tower, on_host, ..setting() };
-        let images = vec![ImageWork { source_pixels: 1, pixels: 1, patches: 62_208 }];
+        let images = vec![ImageWork {
+            patches: 62_208,
+            patch_frames: 1,
+            tower_patches: 62_208,
+            ..ImageWork::default()
+        }];
         let work = Work { images, prefill_step_tokens: 512, ..Work::default() };
         let estimate = Estimate::new(&setting, &work, 0);
         let term = estimate.terms.iter().find(|term| term.name == "tower scores").unwrap();
@@ -292,7 +300,12 @@ fn a_request_is_promised_its_whole_answer() {
 #[test]
 fn embeddings_are_as_wide_as_features() {
     let work = Work {
-        images: vec![ImageWork { source_pixels: 0, pixels: 0, patches: 400 }],
+        images: vec![ImageWork {
+            patches: 400,
+            patch_frames: 1,
+            tower_patches: 400,
+            ..ImageWork::default()
+        }],
         text_tokens: 28,
         prefill_step_tokens: 512,
         ..Work::default()

@@ -12,7 +12,7 @@ use crate::{
     checkpoint::Checkpoint,
     grammar::Grammars,
     models,
-    provider::{capabilities, image_reader},
+    provider::{Reads, capabilities, image_reader, video_processor},
     quantize::Quantize,
     weights::read_header,
 };
@@ -53,10 +53,15 @@ pub fn describe(folder: &Path) -> Result<ModelDescription> {
     });
     let (unsupported, capabilities) = match architecture {
         Ok(architecture) => {
-            let reads = image_reader(&checkpoint, architecture)?.is_some();
             let tokenizer = Arc::new(checkpoint.tokenizer()?);
             let stops = Arc::new(checkpoint.stop_tokens(&tokenizer)?);
-            let tools = checkpoint.chat_template().is_ok_and(|template| template.knows_tools());
+            let template = checkpoint.chat_template();
+            let videos = |template| video_processor(&checkpoint, architecture, template);
+            let reads = Reads {
+                images: image_reader(&checkpoint, architecture)?.is_some(),
+                videos: template.as_ref().is_ok_and(|t| videos(t).is_ok_and(|v| v.is_some())),
+            };
+            let tools = template.is_ok_and(|template| template.knows_tools());
             (None, capabilities(reads, &Grammars::new(tokenizer, stops), tools))
         }
         Err(error) => (Some(error.to_string()), Capabilities::default()),

@@ -8,7 +8,7 @@ use std::{
 use mlx_rs::{Array, error::Result as MlxResult};
 use vision_preproc::Grid;
 
-use super::{Architecture, Media, VisionLanguageModel, decoder::Decoder, qwen2_5_vl::FAMILY};
+use super::{Architecture, Media, Seen, VisionLanguageModel, decoder::Decoder, qwen2_5_vl::FAMILY};
 use crate::{
     Result,
     kv_cache::LayerCaches,
@@ -53,6 +53,7 @@ pub(crate) static ARCHITECTURE: Architecture = Architecture {
     about: "",
     reads_images: true,
     template: None,
+    reads_videos: false,
     rename: FAMILY.choices.rename,
     footprint: |config, path| FAMILY.footprint(config, path),
     load: |config, path, weights, _| {
@@ -85,9 +86,9 @@ impl VisionLanguageModel for Fragile {
         self.0.encode(patches, grid)
     }
 
-    fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions> {
+    fn positions(&self, ids: &[u32], seen: &[Seen]) -> Result<Positions> {
         at(Place::Positions);
-        self.0.positions(ids, grids)
+        self.0.positions(ids, seen)
     }
 
     fn embed(&self, ids: &Array) -> MlxResult<Array> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use vision_preproc::Grid;
 
 use super::{
-    Media, Wrap, gemma3,
+    Media, Seen, Wrap, gemma3,
     vision::{Vit, VitConfig},
     vlm::{self, Choices, Family, TowerConfig},
 };
@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
         rename: vlm::usual_name,
         image_token: 262_144,
         video_token: None,
+        tokens_per_second: None,
         wrap: Some(Wrap {
             marker: "<start_of_image>",
             text: |_| "\n\n<start_of_image><image_soft_token><end_of_image>\n\n".to_owned(),
@@ -35,8 +36,8 @@ pub(super) const FAMILY: Family = Family {
 };
 
 /// Positions as of text; the tokens of an image are read together.
-fn places(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
-    let mut positions = vlm::in_a_row(ids, grids, media)?;
+fn places(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
+    let mut positions = vlm::in_a_row(ids, seen, media)?;
     let mut at = 0;
     for run in ids.chunk_by(|&a, &b| media.is_placeholder(a) == media.is_placeholder(b)) {
         if media.is_placeholder(run[0]) {

@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
         image_token: 128_257,
         video_token: None,
         wrap: Some(Wrap { marker: "<image>", text: tiles }),
+        tokens_per_second: None,
         places: vlm::in_a_row,
         whole_prompt: false,
     },

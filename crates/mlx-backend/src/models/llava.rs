@@ -33,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
         image_token: 32_000,
         video_token: None,
         wrap: None,
+        tokens_per_second: None,
         places: vlm::in_a_row,
         whole_prompt: false,
     },

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use vision_preproc::Grid;
 
 use super::{
-    Media,
+    Media, Seen,
     decoder::Spec,
     gemma,
     text_config::TextConfig,
@@ -30,6 +30,7 @@ pub(super) const FAMILY: Family = Family {
         image_token: 257_152,
         video_token: None,
         wrap: None,
+        tokens_per_second: None,
         places,
         whole_prompt: true,
     },
@@ -56,7 +57,7 @@ fn text(config: &TextConfig) -> Result<Spec, String> {
 }
 
 /// Positions as of text; all of a prompt is read together.
-fn places(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+fn places(ids: &[u32], grids: &[Seen], media: &Media) -> Result<Positions> {
     let positions = vlm::in_a_row(ids, grids, media)?;
     Ok(Positions { together: vec![0..ids.len()], ..positions })
 }

@@ -14,7 +14,7 @@ use super::{
     qwen_vl, qwen2,
     text_config::Defaults,
     vision::{Attention, Heads, Pass, PatchEmbed, Windows, patch_places, rotation},
-    vlm::{self, Family, TowerConfig},
+    vlm::{self, Choices, Family, TowerConfig},
 };
 use crate::{
     Result,
@@ -32,7 +32,7 @@ const DEFAULTS: Defaults =
 pub(super) const FAMILY: Family = Family {
     text: |text| qwen2::spec_with(text, DEFAULTS),
     tower: vlm::vision_fields::<Config>,
-    choices: qwen_vl::CHOICES,
+    choices: Choices { tokens_per_second: Some(4.0), ..qwen_vl::CHOICES },
 };
 
 /// The fields of `vision_config` that the tower reads, with upstream's defaults.

@@ -3,9 +3,7 @@
 //!
 //! Sources: arXiv:2409.12191, section 2.1; transformers `modeling_qwen2_vl.py`, `get_rope_index`.
 
-use vision_preproc::Grid;
-
-use super::{Media, vlm, vlm::Choices};
+use super::{Media, Seen, vlm, vlm::Choices};
 use crate::{Error, Result, rope::Positions};
 
 /// What these families choose alike.
@@ -14,6 +12,7 @@ pub(super) const CHOICES: Choices = Choices {
     image_token: 151_655,
     video_token: Some(151_656),
     wrap: None,
+    tokens_per_second: None,
     places: positions,
     whole_prompt: false,
 };
@@ -32,54 +31,75 @@ fn rename(name: &str) -> Option<String> {
     vlm::rename(&LAYOUTS, name)
 }
 
-/// Returns the positions of a prompt whose image tokens stand for `grids`, in order.
+/// Returns the positions of a prompt whose image and video tokens stand for `seen`, in order.
 ///
-/// Text counts up on all axes. An image that starts at `s` has time `s` plus its frame, height `s`
-/// plus the row and width `s` plus the column of its merged cells; the text after it goes on from
-/// the largest position so far.
-fn positions(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+/// Text counts up on all axes. An image that starts at `s` has time `s`, height `s` plus the row and
+/// width `s` plus the column of its merged cells. The time of a video grows from patch to patch, by one
+/// or by what [`Media::tokens_per_second`] makes of the seconds between them, rounded down. Text after
+/// them goes on from the largest position so far, as in the paper, transformers 4 and vLLM;
+/// transformers 5 has it go on from rows and columns, even where time has gone further.
+fn positions(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
     let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
-    let features: usize = grids.iter().map(|&grid| media.tokens(grid)).sum();
+    let features: usize = seen.iter().map(|seen| media.tokens(seen.grid)).sum();
     if placeholders != features {
         return Err(Error::PlaceholderMismatch { placeholders, features });
     }
     let mut axes = [const { Vec::new() }; 3];
-    let mut grids = grids.iter();
-    let (mut at, mut next) = (0, 0);
+    let mut seen = seen.iter();
+    let (mut at, mut next) = (0, 0_i32);
     while at < ids.len() {
         if !media.is_placeholder(ids[at]) {
             axes.iter_mut().for_each(|axis| axis.push(next));
             (at, next) = (at + 1, next + 1);
             continue;
         }
-        let Some(grid) = grids.next() else { break };
+        let Some(&Seen { grid, seconds }) = seen.next() else { break };
         let (t, h, w) = (grid.t, grid.h / media.merge, grid.w / media.merge);
         if !ids[at..].iter().take(t * h * w).all(|&id| media.is_placeholder(id)) {
-            return Err(Error::Prompt("the image tokens of an image are torn apart".to_owned()));
+            let reason = "the tokens of an image or a video are torn apart";
+            return Err(Error::Prompt(reason.to_owned()));
         }
-        for (frame, row, column) in
-            (0..t).flat_map(|f| (0..h).flat_map(move |r| (0..w).map(move |c| (f, r, c))))
+        let step = match (media.tokens_per_second, seconds) {
+            (Some(rate), Some(seconds)) => rate * seconds,
+            _ => 1.0,
+        };
+        // In f32 as upstream; what hours between two patches make is no position.
+        let time = |patch: usize| (patch as f32 * step).min(MOST_TIME) as i32;
+        for (patch, row, column) in
+            (0..t).flat_map(|p| (0..h).flat_map(move |r| (0..w).map(move |c| (p, r, c))))
         {
-            for (axis, offset) in axes.iter_mut().zip([frame, row, column]) {
-                axis.push(next + offset as i32);
+            for (axis, offset) in axes.iter_mut().zip([time(patch), row as i32, column as i32]) {
+                axis.push(next.saturating_add(offset));
             }
         }
         at += t * h * w;
-        next += t.max(h).max(w) as i32;
+        let last = t.checked_sub(1).map_or(0, time);
+        next = next.saturating_add((last + 1).max(h as i32).max(w as i32));
     }
-    Ok(Positions { axes, delta: next - ids.len() as i32, together: Vec::new() })
+    Ok(Positions { axes, delta: next.saturating_sub(ids.len() as i32), together: Vec::new() })
 }
+
+/// Largest time of a patch: f32 has no fractions above, and what follows has room below the end of i32.
+const MOST_TIME: f32 = 16_777_216.0;
 
 #[cfg(test)]
 mod tests {
+    use vision_preproc::Grid;
+
     use super::*;
 
     const I: u32 = 900;
-    const MEDIA: Media =
-        Media { image_token: I, video_token: Some(901), merge: 2, wrap: None, whole_prompt: false };
+    const MEDIA: Media = Media {
+        image_token: I,
+        video_token: Some(901),
+        tokens_per_second: None,
+        merge: 2,
+        wrap: None,
+        whole_prompt: false,
+    };
 
-    fn grid(h: usize, w: usize) -> Grid {
-        Grid { t: 1, h, w }
+    fn grid(h: usize, w: usize) -> Seen {
+        Grid { t: 1, h, w }.into()
     }
 
     /// Values of the reference for one image of 2 x 3 cells.

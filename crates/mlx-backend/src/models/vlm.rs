@@ -24,7 +24,7 @@ use serde_json::Value;
 use vision_preproc::Grid;
 
 use super::{
-    Media, VisionLanguageModel, Wrap,
+    Media, Seen, VisionLanguageModel, Wrap,
     decoder::{Decoder, Spec},
     sizes,
     text_config::TextConfig,
@@ -77,8 +77,10 @@ pub(super) struct Choices {
     /// Likewise.
     pub(super) video_token: Option<u32>,
     pub(super) wrap: Option<Wrap>,
+    /// Positions that a second of a video takes, where the configuration does not say; `None` if each patch takes one.
+    pub(super) tokens_per_second: Option<f32>,
     /// Where the tokens of a prompt stand.
-    pub(super) places: fn(&[u32], &[Grid], &Media) -> Result<Positions>,
+    pub(super) places: fn(&[u32], &[Seen], &Media) -> Result<Positions>,
     /// As [`Media::whole_prompt`].
     pub(super) whole_prompt: bool,
 }
@@ -125,9 +127,9 @@ pub(super) fn usual_name(name: &str) -> Option<String> {
 }
 
 /// The positions of a prompt in which a feature takes as much room as a token of text.
-pub(super) fn in_a_row(ids: &[u32], grids: &[Grid], media: &Media) -> Result<Positions> {
+pub(super) fn in_a_row(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
     let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
-    let features: usize = grids.iter().map(|&grid| media.tokens(grid)).sum();
+    let features: usize = seen.iter().map(|seen| media.tokens(seen.grid)).sum();
     match placeholders == features {
         true => Ok(Positions::of_text(ids.len())),
         false => Err(Error::PlaceholderMismatch { placeholders, features }),
@@ -170,6 +172,13 @@ struct Config {
     /// The older name.
     image_token_index: Option<u32>,
     video_token_id: Option<u32>,
+    vision_config: Option<VisionConfig>,
+}
+
+/// The field of `vision_config` that is not the tower's.
+#[derive(Clone, Debug, Deserialize)]
+struct VisionConfig {
+    tokens_per_second: Option<f32>,
 }
 
 /// The whole model.
@@ -178,7 +187,7 @@ pub(super) struct Model {
     tower: Box<dyn Tower>,
     decoder: Decoder,
     media: Media,
-    places: fn(&[u32], &[Grid], &Media) -> Result<Positions>,
+    places: fn(&[u32], &[Seen], &Media) -> Result<Positions>,
     context_tokens: usize,
     hidden: i32,
 }
@@ -212,6 +221,9 @@ impl Family {
         let media = Media {
             image_token: image_token.unwrap_or(choices.image_token),
             video_token: own.video_token_id.or(choices.video_token),
+            tokens_per_second: choices.tokens_per_second.map(|usual| {
+                own.vision_config.and_then(|vision| vision.tokens_per_second).unwrap_or(usual)
+            }),
             merge: sizes.merge as usize,
             wrap: choices.wrap,
             whole_prompt: choices.whole_prompt,
@@ -245,8 +257,8 @@ impl VisionLanguageModel for Model {
         self.tower.encode(pixels, grid)
     }
 
-    fn positions(&self, ids: &[u32], grids: &[Grid]) -> Result<Positions> {
-        (self.places)(ids, grids, &self.media)
+    fn positions(&self, ids: &[u32], seen: &[Seen]) -> Result<Positions> {
+        (self.places)(ids, seen, &self.media)
     }
 
     fn merge(&self, embeddings: &Array, ids: &[u32], features: &[Array]) -> MlxResult<Array> {

@@ -6,7 +6,6 @@ use std::{
     fs,
     io::Read,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,14 +20,21 @@ use crate::{
     image_reader::{ImageReader, Tiles},
 };
 
-/// An image whose header has been read and whose pixels have not.
+/// An image, or a frame of a video, whose header has been read and whose pixels have not.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    image: &'a Image,
+    /// The image file; empty for pixels.
+    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) content: Digest,
+    pub(super) size: Size,
+}
+
+/// An image as one of a request.
 #[derive(Debug)]
 pub(super) struct OpenImage<'a> {
     index: usize,
-    image: &'a Image,
-    /// The image file; empty for pixels.
-    bytes: Cow<'a, [u8]>,
-    content: Digest,
+    look: Look<'a>,
     pub(super) size: Size,
     pub(super) tiles: Tiles,
 }
@@ -45,7 +51,14 @@ pub(crate) struct ImageSource<'a> {
 
 impl OpenImage<'_> {
     fn error(&self, source: ImageError) -> Error {
-        image_error(self.index, self.image, source)
+        image_error(self.index, self.look.image, source)
+    }
+}
+
+impl Look<'_> {
+    /// Returns what is to be decoded.
+    pub(super) fn input(&self) -> Result<Input<'_>, ImageError> {
+        Ok(rgb_view(self.image)?.map_or(Input::Encoded(&self.bytes), Input::Rgb))
     }
 }
 
@@ -57,30 +70,39 @@ impl Frontend {
     pub(super) fn open<'a>(&self, index: usize, image: &'a Image) -> Result<OpenImage<'a>> {
         let open = || -> Result<OpenImage<'a>, ImageError> {
             let reader = self.reader()?;
-            let bytes: Cow<'_, [u8]> = match image {
-                Image::Path(path) => {
-                    let mut span = Span::enter(&*self.recorder, Phase::Fetch);
-                    let bytes = read_image(path, &self.limits)?;
-                    span.units(bytes.len() as u64);
-                    self.recorder.count(Counter::BytesRead, bytes.len() as u64);
-                    Cow::Owned(bytes)
-                }
-                Image::Encoded(bytes) => Cow::Borrowed(bytes),
-                Image::Rgb8 { .. } => Cow::Borrowed(&[]),
-                other => return Err(ImageError::Kind(format!("{other:?}"))),
-            };
-            let (size, content) = match rgb_view(image)? {
-                Some(view) => (view.size(), rgb_content(view)),
-                None => {
-                    self.limits.check_encoded(bytes.len())?;
-                    (vision_preproc::probe(&bytes)?.size(), encoded_content(&bytes))
-                }
-            };
-            self.limits.check_size(size)?;
-            let tiles = reader.tiles(size)?;
-            Ok(OpenImage { index, image, bytes, content, size, tiles })
+            let look = self.look(image)?;
+            let (size, tiles) = (look.size, reader.tiles(look.size)?);
+            Ok(OpenImage { index, look, size, tiles })
         };
         open().map_err(|error| image_error(index, image, error))
+    }
+
+    /// Reads a file and its header.
+    pub(super) fn look<'a>(&self, image: &'a Image) -> Result<Look<'a>, ImageError> {
+        let bytes: Cow<'_, [u8]> = match image {
+            Image::Path(path) => Cow::Owned(self.read_file(path)?),
+            Image::Encoded(bytes) => Cow::Borrowed(bytes),
+            Image::Rgb8 { .. } => Cow::Borrowed(&[]),
+            other => return Err(ImageError::Kind(format!("{other:?}"))),
+        };
+        let (size, content) = match rgb_view(image)? {
+            Some(view) => (view.size(), rgb_content(view)),
+            None => {
+                self.limits.check_encoded(bytes.len())?;
+                (vision_preproc::probe(&bytes)?.size(), encoded_content(&bytes))
+            }
+        };
+        self.limits.check_size(size)?;
+        Ok(Look { image, bytes, content, size })
+    }
+
+    /// Reads the file at `path`, as much of it as is allowed.
+    pub(super) fn read_file(&self, path: &Path) -> Result<Vec<u8>, ImageError> {
+        let mut span = Span::enter(&*self.recorder, Phase::Fetch);
+        let bytes = read_image(path, &self.limits)?;
+        span.units(bytes.len() as u64);
+        self.recorder.count(Counter::BytesRead, bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// Says what becomes of an image.
@@ -94,32 +116,20 @@ impl Frontend {
     ) -> Result<ImageSource<'a>> {
         let plan = self.reader().and_then(|p| Ok(p.plan(open.size, &budget)?));
         let plan = plan.map_err(|error| open.error(error))?;
-        let key = image_key(&open.content, &self.model.processor_identity, plan.resized);
+        let key = image_key(&open.look.content, &self.model.processor_identity, plan.resized);
         Ok(ImageSource { open, budget, key, grid: plan.grid, resized: plan.resized })
     }
 
-    /// Returns the patches of an image, from the cache or from its pixels.
+    /// Returns the patches of an image.
     ///
     /// # Errors
     /// [`Error::Image`] if it cannot be decoded.
-    pub(crate) fn patches(&self, source: &ImageSource<'_>) -> Result<Arc<Patches>> {
-        let cached = self.caches.images.get(&source.key);
-        let hit = cached.is_some();
-        let counter = if hit { Counter::ImageCacheHits } else { Counter::ImageCacheMisses };
-        self.recorder.count(counter, 1);
-        if let Some(patches) = cached {
-            return Ok(patches);
-        }
-        let patches = self.process(source).map_err(|error| source.open.error(error))?;
-        let patches = Arc::new(patches);
-        let bytes = size_of_val(&patches.values[..]) as u64;
-        self.caches.images.insert(source.key, patches.clone(), bytes);
-        Ok(patches)
+    pub(super) fn image_patches(&self, source: &ImageSource<'_>) -> Result<Patches> {
+        self.process(source).map_err(|error| source.open.error(error))
     }
 
     fn process(&self, source: &ImageSource<'_>) -> Result<Patches, ImageError> {
-        let view = rgb_view(source.open.image)?;
-        let input = view.map_or(Input::Encoded(&source.open.bytes), Input::Rgb);
+        let input = source.open.look.input()?;
         let reader = self.reader()?.clone().with_limits(self.limits);
         let start = Instant::now();
         let (patches, times) = self.workspaces.with(|workspace| {
@@ -146,7 +156,7 @@ impl Frontend {
             self.recorder.phase(PhaseEvent::new(phase, start, end, units));
             start = end;
         };
-        let copied = match source.open.image {
+        let copied = match source.open.look.image {
             Image::Rgb8 { .. } => times.decode,
             _ => {
                 report(Phase::DecodeImage, times.decode, source.open.size.pixels());

@@ -30,7 +30,7 @@ pub enum Filter {
     Lanczos,
 }
 
-/// Which axis is resampled first; the bytes between the passes are rounded, so the results differ by a few levels.
+/// Which axis is resampled first, and by whose rounding; the bytes between the passes are rounded, so the results differ by a few levels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PassOrder {
@@ -40,6 +40,8 @@ pub enum PassOrder {
     /// Vertical first if the rows shrink, and by more than twice what the columns shrink; as Pillow 13. The default.
     #[default]
     Pillow13,
+    /// Horizontal first, with weights rounded to 16 bits, as torchvision 0.29.2 resizes bytes.
+    Torchvision,
 }
 
 impl PassOrder {
@@ -51,6 +53,7 @@ impl PassOrder {
             // `Image.resize` of Pillow 12.3.0 splits the call for such images; Pillow 13 no longer does.
             Self::Pillow12 => rows > 0 && i64::from(from.height) > 100 * i64::from(from.width),
             Self::Pillow13 => rows > 0 && rows > 2 * columns,
+            Self::Torchvision => false,
         }
     }
 }

@@ -44,8 +44,15 @@ impl Passes {
     ) -> Self {
         let vertical_first = order.vertical_first(from, to) != orientation.swaps_sides();
         let (from, to) = (orientation.apply(from), orientation.apply(to));
-        let axis =
-            |input, output, flipped| AxisKey { input, reduction: 1, output, filter, flipped };
+        let short = order == PassOrder::Torchvision;
+        let axis = |input, output, flipped| AxisKey {
+            input,
+            reduction: 1,
+            output,
+            filter,
+            flipped,
+            short,
+        };
         Self {
             from,
             to,

@@ -19,6 +19,9 @@ pub(crate) struct AxisKey {
     pub(crate) filter: Filter,
     /// Whether the axis is stored from its end: position 0 is the last one of the upright image.
     pub(crate) flipped: bool,
+    /// Whether weights are rounded to 16 bits, as torchvision has them, before they are brought to the precision of
+    /// kernels: sums of them are rounded alike.
+    pub(crate) short: bool,
 }
 
 impl AxisKey {
@@ -44,8 +47,14 @@ pub(crate) struct Axis {
 impl Default for Axis {
     /// The axis that maps one position to itself.
     fn default() -> Self {
-        let key =
-            AxisKey { input: 1, reduction: 1, output: 1, filter: Filter::Box, flipped: false };
+        let key = AxisKey {
+            input: 1,
+            reduction: 1,
+            output: 1,
+            filter: Filter::Box,
+            flipped: false,
+            short: false,
+        };
         let mut axis = Self {
             key,
             positions: 1,
@@ -84,20 +93,20 @@ impl Axis {
         (self.key, self.positions, self.stride) = (key, positions, stride);
         self.starts.clear();
         self.weights.clear();
+        let mut bits = PRECISION_BITS;
+        if key.short {
+            let mut largest = 0.0;
+            for x in 0..output {
+                self.place(f64::from(x), scale, support, inverse);
+                largest = self.exact.iter().copied().fold(largest, f64::max);
+            }
+            bits = short_bits(largest);
+        }
         for x in 0..output {
             let x = if flipped { output - 1 - x } else { x };
-            let center = (f64::from(x) + 0.5) * scale;
-            // Casts truncate towards zero and a negative start becomes 0, as in C with the clamp that follows.
-            let low = (center - support + 0.5) as usize;
-            let high = ((center + support + 0.5) as usize).min(positions);
-            self.exact.clear();
-            self.exact.extend(
-                (0..high - low)
-                    .map(|tap| weight(filter, ((tap + low) as f64 - center + 0.5) * inverse)),
-            );
-            let sum: f64 = self.exact.iter().sum();
-            let exact =
-                self.exact.iter().map(|&tap| fixed(if sum == 0.0 { tap } else { tap / sum }));
+            let low = self.place(f64::from(x), scale, support, inverse);
+            let high = low + self.exact.len();
+            let exact = self.exact.iter().map(|&tap| fixed(tap, bits));
             if flipped {
                 // Mirrored after everything was rounded, so that the result is the exact mirror image.
                 self.starts.push((positions - high, high - low));
@@ -108,6 +117,25 @@ impl Axis {
             }
             self.weights.resize(self.starts.len() * stride, 0);
         }
+    }
+
+    /// Makes the weights of upright position `x`, before they are rounded, and returns the first position they are for.
+    fn place(&mut self, x: f64, scale: f64, support: f64, inverse: f64) -> usize {
+        let filter = self.key.filter;
+        let center = (x + 0.5) * scale;
+        // Casts truncate towards zero and a negative start becomes 0, as in C with the clamp that follows.
+        let low = (center - support + 0.5) as usize;
+        let high = ((center + support + 0.5) as usize).min(self.positions);
+        self.exact.clear();
+        self.exact.extend(
+            (0..high - low)
+                .map(|tap| weight(filter, ((tap + low) as f64 - center + 0.5) * inverse)),
+        );
+        let sum: f64 = self.exact.iter().sum();
+        if sum != 0.0 {
+            self.exact.iter_mut().for_each(|tap| *tap /= sum);
+        }
+        low
     }
 
     pub(crate) fn input(&self) -> usize {
@@ -135,9 +163,17 @@ impl Axis {
     }
 }
 
-fn fixed(weight: f64) -> i32 {
-    let scaled = weight * f64::from(1 << PRECISION_BITS);
-    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
+/// Rounds to so many bits of fraction, and shifts them to [`PRECISION_BITS`].
+fn fixed(weight: f64, bits: u32) -> i32 {
+    let scaled = weight * f64::from(1 << bits);
+    (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32 * (1 << (PRECISION_BITS - bits))
+}
+
+/// Fraction bits with which the `largest` weight fits 16 bits: `_compute_index_ranges_int16_weights` of PyTorch 2.15,
+/// `aten/src/ATen/native/cpu/UpSampleKernel.cpp`.
+fn short_bits(largest: f64) -> u32 {
+    let fits = |bits: &u32| (0.5 + largest * f64::from(1 << (bits + 1))) as i32 >= 1 << 15;
+    (0..PRECISION_BITS).find(fits).unwrap_or(PRECISION_BITS)
 }
 
 fn radius(filter: Filter) -> f64 {

@@ -3,41 +3,42 @@
 use std::{ffi::OsString, path::Path, time::Instant};
 
 use abstractllm::{
-    Completion, Error, ErrorKind, Event, FinishReason, Notice, Request,
+    Completion, Error, ErrorKind, Event, FinishReason, Message, Notice, Part, Request,
     perf::{MonitorOptions, PerformanceMonitor},
     vision::Limits,
 };
 use futures_executor::block_on;
 
 use crate::{
-    args::{AnswerArgs, DescribeArgs, GenerateArgs},
+    args::{AnswerArgs, DescribeArgs, GenerateArgs, VideoArgs},
     failure::{Failure, say},
     images::{self, Source, Summary},
     interrupt::{Interrupts, Next},
     load::{Loaded, Wanted},
     output::{Answer, Problem, Style, Times},
     progress::Bars,
-    prompt, report,
+    prompt, report, videos,
 };
 
 pub(crate) fn describe(args: DescribeArgs, quiet: bool) -> Result<(), Failure> {
     let default = || match args.images.len() {
+        0 => "Describe this video.".to_owned(),
         1 => "Describe this image.".to_owned(),
         _ => "Compare these images.".to_owned(),
     };
     let prompt = args.prompt.clone().unwrap_or_else(default);
-    answer("describe", prompt, &args.images, &args.answer, quiet)
+    answer("describe", prompt, (&args.images, &args.videos), &args.answer, quiet)
 }
 
 pub(crate) fn generate(args: GenerateArgs, quiet: bool) -> Result<(), Failure> {
     let prompt = prompt::given_or_piped(args.prompt)?;
-    answer("generate", prompt, &args.images, &args.answer, quiet)
+    answer("generate", prompt, (&args.images, &args.videos), &args.answer, quiet)
 }
 
 fn answer(
     command: &str,
     prompt: String,
-    images: &[OsString],
+    (images, videos): (&[OsString], &VideoArgs),
     args: &AnswerArgs,
     quiet: bool,
 ) -> Result<(), Failure> {
@@ -49,9 +50,12 @@ fn answer(
     let limits = Limits::default();
     let sources: Vec<Source> =
         images.iter().map(|image| images::open(image, &limits)).collect::<Result<_, _>>()?;
-    let (images, summaries): (Vec<_>, Vec<_>) =
-        sources.into_iter().map(|source| (source.image, source.summary)).unzip();
-    let request = Request::images(images, prompt).with_params(params);
+    let videos = videos::open(videos, &limits)?;
+    let images = sources.into_iter().map(|source| (Part::Image(source.image), source.summary));
+    let videos = videos.into_iter().map(|(video, summary)| (Part::Video(video), summary));
+    let (mut parts, summaries): (Vec<_>, Vec<_>) = images.chain(videos).unzip();
+    parts.push(Part::Text(prompt));
+    let request = Request::new([Message::user(parts)]).with_params(params);
 
     let interrupts = Interrupts::listen()
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for Ctrl-C").with_source(e))?;

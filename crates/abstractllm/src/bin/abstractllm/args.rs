@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use abstractllm::{
-    GenerateParams,
+    GenerateParams, VideoSampling,
     mlx::{ByteSize, QuantizationMode, Quantize, Recipe, Rule},
 };
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -69,8 +69,10 @@ Examples:
 #[command(after_help = DESCRIBE_EXAMPLES)]
 pub(crate) struct DescribeArgs {
     /// Image files (JPEG, PNG, WebP, GIF or BMP) or data: URLs
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "videos", value_name = "IMAGE")]
     pub(crate) images: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) videos: VideoArgs,
     /// What to ask [default: "Describe this image.", of several "Compare these images."]
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
@@ -94,6 +96,8 @@ pub(crate) struct GenerateArgs {
     /// An image file or data: URL; may be repeated
     #[arg(short, long = "image", value_name = "IMAGE")]
     pub(crate) images: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) videos: VideoArgs,
     #[command(flatten)]
     pub(crate) answer: AnswerArgs,
 }
@@ -161,6 +165,30 @@ pub(crate) struct SamplingArgs {
     /// Makes a random answer repeatable
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+}
+
+/// Videos, and which of their frames are looked at.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Videos")]
+pub(crate) struct VideoArgs {
+    /// A video file (GIF or WebP; MP4 with H.264 in builds that have it) or data: URL; may be repeated
+    #[arg(long = "video", value_name = "VIDEO")]
+    pub(crate) videos: Vec<OsString>,
+    /// Frames that are looked at for each second of a video [default: the model's own, mostly 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) fps: Option<f64>,
+    /// Most frames of a video that are looked at [default: the model's own, mostly 768]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_frames: Option<u32>,
+}
+
+impl VideoArgs {
+    pub(crate) fn sampling(&self) -> VideoSampling {
+        // Fewer than a model has as its fewest are fewer.
+        let min_frames = self.max_frames.filter(|&most| most < 4);
+        let Self { fps, max_frames, .. } = *self;
+        VideoSampling { fps, min_frames, max_frames, ..VideoSampling::default() }
+    }
 }
 
 /// How large images may be for the model.

@@ -225,7 +225,7 @@ impl Report<'_> {
         let mut out = io::stdout().lock();
         for check in &self.images {
             if let (Some(image), Some(cost)) = (&check.image, &check.cost) {
-                let Summary { source, format, width, height } = image;
+                let Summary { source, format, width, height, .. } = image;
                 writeln!(out, "{source}: {}, {width}x{height}", format.to_uppercase())?;
                 let Cost { resized_width, resized_height, grid_height, grid_width, .. } = cost;
                 writeln!(out, "  resized    {resized_width}x{resized_height} for {}", self.model)?;

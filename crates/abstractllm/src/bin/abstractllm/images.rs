@@ -21,13 +21,16 @@ pub(crate) struct Source {
     pub(crate) summary: Summary,
 }
 
-/// What is printed of an image.
+/// What is printed of an image or a video.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) source: String,
     pub(crate) format: String,
     pub(crate) width: u32,
     pub(crate) height: u32,
+    /// Of a video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) frames: Option<usize>,
 }
 
 /// Reads what `argument` names: a file or a data URL. Its header is checked here, so that nobody
@@ -51,6 +54,7 @@ pub(crate) fn open(argument: &OsStr, limits: &Limits) -> Result<Source> {
         format: info.format.to_string().to_lowercase(),
         width: info.width,
         height: info.height,
+        frames: None,
     };
     Ok(Source { image, info, summary })
 }
@@ -70,9 +74,9 @@ fn parse(argument: &OsStr) -> Result<(String, Image)> {
     Ok((text.into_owned(), Image::Path(PathBuf::from(argument))))
 }
 
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, AnyError> {
+pub(crate) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, AnyError> {
     if path.is_dir() {
         return Err("is a directory, not a file".into());
     }

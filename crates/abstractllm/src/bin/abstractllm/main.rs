@@ -28,6 +28,7 @@ mod report_args;
 mod serve;
 mod serve_args;
 mod system_check;
+mod videos;
 
 use clap::Parser;
 use signal_hook::low_level;

@@ -82,6 +82,7 @@ impl Scratch {
         }
         scratch.link(&repository("testdata/preproc/photos/china.jpg"), "photo.jpg");
         scratch.link(&repository("models/tiny-vl/samples/scene.png"), "picture.png");
+        scratch.link(&repository("testdata/video/moving.gif"), "moving.gif");
         write_picture(&scratch.path("photo.png"), 1344);
         // A small model answers to the names of the large ones.
         let small = repository("models/tiny-vl/4bit");

@@ -54,7 +54,8 @@ impl Setting {
     }
 
     pub(super) fn patch_bytes(&self, image: ImageWork) -> u64 {
-        product(&[image.patches, self.footprint.tower.patch_values, F32])
+        let values = product(&[image.patches, self.footprint.tower.patch_values]);
+        product(&[values, image.patch_frames, F32])
     }
 
     pub(super) fn all_patch_bytes(&self, work: &Work) -> u64 {

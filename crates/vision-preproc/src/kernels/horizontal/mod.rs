@@ -112,7 +112,7 @@ mod tests {
         // Miri sees the smaller half.
         for (input, output, rows) in CASES.into_iter().take(if cfg!(miri) { 5 } else { 12 }) {
             for (filter, flipped) in filters() {
-                let key = AxisKey { input, reduction: 1, output, filter, flipped };
+                let key = AxisKey { input, reduction: 1, output, filter, flipped, short: false };
                 let src = bytes(rows * input as usize * 3 + Horizontal::SLACK);
                 let mut expected = Vec::new();
                 for level in Level::available() {
@@ -145,7 +145,7 @@ mod tests {
                 let mut axis = Horizontal::default();
                 axis.set(
                     Level::SCALAR,
-                    AxisKey { input: 100, reduction: 1, output: 37, filter, flipped },
+                    AxisKey { input: 100, reduction: 1, output: 37, filter, flipped, short: false },
                 );
                 let mut dst = vec![0; rows * 37 * 3];
                 axis.rows(src, rows, &mut dst);

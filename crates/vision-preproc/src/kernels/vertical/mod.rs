@@ -93,7 +93,10 @@ mod tests {
                     let mut expected = Vec::new();
                     for level in Level::available() {
                         let mut axis = Vertical::default();
-                        axis.set(level, AxisKey { input, reduction: 1, output, filter, flipped });
+                        axis.set(
+                            level,
+                            AxisKey { input, reduction: 1, output, filter, flipped, short: false },
+                        );
                         let mut dst = vec![1; output as usize * len];
                         for (y, dst) in dst.chunks_exact_mut(len).enumerate() {
                             let (start, weights) = axis.axis().taps_of(y);

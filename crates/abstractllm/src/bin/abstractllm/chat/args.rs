@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 
 use crate::{
-    args::{BudgetArgs, SamplingArgs},
+    args::{BudgetArgs, SamplingArgs, VideoArgs},
     model_args::ModelArgs,
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct ChatArgs {
     /// An image file or data: URL that goes with the first message; may be repeated
     #[arg(short, long = "image", value_name = "IMAGE")]
     pub(crate) images: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) videos: VideoArgs,
     /// A file that keeps the conversation: read at the start if it is there, written after each turn
     #[arg(short, long, value_name = "FILE")]
     pub(crate) session: Option<PathBuf>,

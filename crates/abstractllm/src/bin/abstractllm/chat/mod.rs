@@ -23,6 +23,7 @@ use crate::{
     load::{Loaded, Wanted},
     output,
     progress::Bars,
+    videos,
 };
 
 /// A conversation at a terminal, or with whoever pipes lines in.
@@ -36,7 +37,7 @@ struct Chat<'a> {
     model: Loaded,
     load_seconds: f64,
     session: Session,
-    /// Images that go with the next message.
+    /// Images and videos that go with the next message.
     waiting: Vec<(Part, Summary)>,
 }
 
@@ -56,6 +57,9 @@ pub(crate) fn run(args: &ChatArgs, quiet: bool) -> Result<(), Failure> {
     for image in &args.images {
         let source = images::open(image, &limits)?;
         waiting.push((Part::Image(source.image), source.summary));
+    }
+    for (video, summary) in videos::open(&args.videos, &limits)? {
+        waiting.push((Part::Video(video), summary));
     }
     let interrupts = Interrupts::listen()
         .map_err(|e| Error::new(ErrorKind::Internal, "cannot listen for Ctrl-C").with_source(e))?;
