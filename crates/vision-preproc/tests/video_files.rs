@@ -1,4 +1,4 @@
-//! Video files against what PyAV 18 and Pillow 13 read of them, and files that are broken.
+//! Video files against what `PyAV` 18 and Pillow 13 read of them, and files that are broken.
 //! `tools/golden/video/files.py` writes what is expected.
 
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ fn limits_and_indices_are_checked_before_anything_is_decoded() {
 #[test]
 fn headers_that_lie_are_errors() {
     let bytes = read("baseline.mp4");
-    let find = |name: &[u8]| bytes.windows(4).position(|window| window == name).unwrap();
+    let find = |name: &[u8]| bytes.windows(4).rposition(|window| window == name).unwrap();
     let mut many = bytes.clone();
     // Version, number of entries, first chunk, and then the samples of a chunk.
     let at = find(b"stsc") + 4 + 8 + 4;

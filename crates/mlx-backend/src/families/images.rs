@@ -175,7 +175,7 @@ fn a_family_without_templates_has_one_of_its_own() {
     let asked =
         Message::user(vec![Part::image_file(picture()), Part::Text("what is it?".to_owned())]);
     let rendered = |messages: &[Message]| template.render(messages, &[], true);
-    assert_eq!(rendered(&[asked.clone()]).unwrap(), "<image><bos>what is it?\n");
+    assert_eq!(rendered(std::slice::from_ref(&asked)).unwrap(), "<image><bos>what is it?\n");
     assert_eq!(rendered(&[Message::user(["hello".into()])]).unwrap(), "<bos>hello\n");
     let more = [asked, Message::assistant("a cat"), Message::user(["sure?".into()])];
     let error = rendered(&more).unwrap_err().to_string();

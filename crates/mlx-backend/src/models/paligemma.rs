@@ -58,8 +58,9 @@ fn text(config: &TextConfig) -> Result<Spec, String> {
 
 /// Positions as of text; all of a prompt is read together.
 fn places(ids: &[u32], grids: &[Seen], media: &Media) -> Result<Positions> {
-    let positions = vlm::in_a_row(ids, grids, media)?;
-    Ok(Positions { together: vec![0..ids.len()], ..positions })
+    let mut positions = vlm::in_a_row(ids, grids, media)?;
+    positions.together.push(0..ids.len());
+    Ok(positions)
 }
 
 /// The fields of `config.json`, with upstream's defaults.

@@ -13,7 +13,7 @@ pub enum VideoFormat {
     Gif,
     /// WebP, lossy and lossless.
     WebP,
-    /// MP4 and QuickTime files with H.264 of 8 bits, 4:2:0, without interlacing; with the feature `h264`.
+    /// MP4 and `QuickTime` files with H.264 of 8 bits, 4:2:0, without interlacing; with the feature `h264`.
     Mp4,
 }
 
@@ -43,21 +43,24 @@ pub struct VideoInfo {
     pub decoder_bytes: u64,
 }
 
-/// Seconds that a frame lasts if its file says nothing.
-pub(super) const USUAL_SECONDS: f64 = 0.1;
+/// Frames in a second if a file says nothing.
+const USUAL_FPS: f64 = 10.0;
 
 impl VideoInfo {
-    /// Of `frames` that last `seconds` together.
+    /// Of `frames` that last `ticks` together, of which there are `rate` in a second.
     pub(super) fn new(
         format: VideoFormat,
         size: Size,
         frames: usize,
-        seconds: f64,
+        (ticks, rate): (u64, u64),
         decoder_bytes: u64,
     ) -> Self {
-        let usual = frames as f64 * USUAL_SECONDS;
-        let seconds = if seconds > 0.0 { seconds } else { usual };
-        Self { format, size, frames, fps: frames as f64 / seconds, decoder_bytes }
+        let fps = match ticks {
+            0 => USUAL_FPS,
+            ticks => frames as f64 * rate as f64 / ticks as f64,
+        };
+        let fps = if fps > 0.0 { fps } else { USUAL_FPS };
+        Self { format, size, frames, fps, decoder_bytes }
     }
 }
 

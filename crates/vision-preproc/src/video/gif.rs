@@ -7,24 +7,24 @@ use std::num::NonZeroU64;
 use super::file::{Stop, Take, VideoFormat, VideoInfo};
 use crate::{RgbView, Size};
 
-/// Ends the frame as browsers do: a delay of 0 or 1 is a tenth of a second.
-fn seconds(delay: u16) -> f64 {
-    if delay < 2 { 0.1 } else { f64::from(delay) / 100.0 }
+/// Hundredths of a second that a frame lasts: a delay of 0 or 1 is a tenth, as in browsers.
+fn ticks(delay: u16) -> u64 {
+    if delay < 2 { 10 } else { delay.into() }
 }
 
 pub(super) fn probe(bytes: &[u8]) -> Result<VideoInfo, Stop> {
     let mut decoder = open(bytes, true)?;
     let mut size = Size { width: decoder.width().into(), height: decoder.height().into() };
-    let (mut frames, mut total) = (0, 0.0);
+    let (mut frames, mut total) = (0, 0);
     while let Some(frame) = decoder.next_frame_info()? {
         if frames == 0 {
             size = around(size, frame);
         }
         frames += 1;
-        total += seconds(frame.delay);
+        total += ticks(frame.delay);
     }
     // The canvas in colour and what is beneath a frame, and the indices of one frame.
-    Ok(VideoInfo::new(VideoFormat::Gif, size, frames, total, size.pixels() * 7))
+    Ok(VideoInfo::new(VideoFormat::Gif, size, frames, (total, 100), size.pixels() * 7))
 }
 
 pub(super) fn decode(bytes: &[u8], indices: &[usize], take: Take<'_>) -> Result<(), Stop> {

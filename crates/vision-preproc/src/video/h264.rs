@@ -29,7 +29,8 @@ struct Video<'a> {
     bytes: &'a [u8],
     /// In the order of decoding.
     samples: Vec<Sample>,
-    seconds: f64,
+    /// How long it is, and how many there are in a second.
+    ticks: (u64, u64),
     stored: Size,
     orientation: Orientation,
     /// Bytes of the length before each unit.
@@ -51,7 +52,7 @@ pub(super) fn probe(bytes: &[u8]) -> Result<VideoInfo, Stop> {
     let size = video.orientation.apply(video.stored);
     // Half of the values of colours, and what is turned upright.
     let held = size.pixels() * (HELD_FRAMES * 2 + 6);
-    Ok(VideoInfo::new(VideoFormat::Mp4, size, video.samples.len(), video.seconds, held))
+    Ok(VideoInfo::new(VideoFormat::Mp4, size, video.samples.len(), video.ticks, held))
 }
 
 pub(super) fn decode(
@@ -95,20 +96,15 @@ impl<'a> Video<'a> {
         let stored = Size { width: entry.width.into(), height: entry.height.into() };
         let (length_bytes, parameters) = configuration(config, stored)?;
         let samples = samples(track, bytes.len())?;
-        let scale = track.timescale.map_or(0, |scale| scale.0);
-        let seconds = match (track.stts.as_ref(), scale) {
-            (Some(stts), 1..) => {
-                let ticks: u128 = stts
-                    .samples
-                    .iter()
-                    .map(|run| u128::from(run.sample_count) * u128::from(run.sample_delta))
-                    .sum();
-                ticks as f64 / scale as f64
-            }
-            _ => 0.0,
-        };
+        let rate = track.timescale.map_or(0, |scale| scale.0);
+        let ticks =
+            track.stts.iter().flat_map(|stts| stts.samples.iter()).fold(0, |ticks: u64, run| {
+                let run = u64::from(run.sample_count) * u64::from(run.sample_delta);
+                ticks.saturating_add(run)
+            });
         let orientation = orientation(track)?;
-        Ok(Self { bytes, samples, seconds, stored, orientation, length_bytes, parameters })
+        let ticks = (ticks, rate);
+        Ok(Self { bytes, samples, ticks, stored, orientation, length_bytes, parameters })
     }
 
     /// Groups of samples that are decoded, and shown, before those that follow; by places in the order of showing,

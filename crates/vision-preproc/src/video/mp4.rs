@@ -1,4 +1,4 @@
-//! MP4 and QuickTime files with H.264.
+//! MP4 and `QuickTime` files with H.264.
 
 #[cfg(feature = "h264")]
 pub(super) use super::h264::{decode, probe};

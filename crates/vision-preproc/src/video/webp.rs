@@ -11,12 +11,12 @@ pub(super) fn probe(bytes: &[u8]) -> Result<VideoInfo, Stop> {
     let decoder = WebPDecoder::new(Cursor::new(bytes))?;
     let (width, height) = decoder.dimensions();
     let size = Size { width, height };
-    let (frames, seconds) = match decoder.is_animated() {
-        true => (decoder.num_frames() as usize, decoder.loop_duration() as f64 / 1000.0),
-        false => (1, 0.0),
+    let (frames, ticks) = match decoder.is_animated() {
+        true => (decoder.num_frames() as usize, decoder.loop_duration()),
+        false => (1, 0),
     };
     // The canvas, a frame, and what is handed out, with alpha.
-    Ok(VideoInfo::new(VideoFormat::WebP, size, frames, seconds, size.pixels() * 16))
+    Ok(VideoInfo::new(VideoFormat::WebP, size, frames, (ticks, 1000), size.pixels() * 16))
 }
 
 pub(super) fn decode(bytes: &[u8], indices: &[usize], take: Take<'_>) -> Result<(), Stop> {
