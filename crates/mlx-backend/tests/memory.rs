@@ -65,7 +65,9 @@ fn check(sizes: common::Sizes, sides: &[u32], adapted: bool) {
         let ratio = estimated as f64 / measured as f64;
         let (hidden, patches) = (sizes.vision_hidden, side * side / 196);
         println!("{hidden} {patches} {measured} {estimated} {ratio:.2} {adapted}");
-        assert!((1.0..=2.0).contains(&ratio), "{hidden} {patches} {measured} {check:#?}");
+        // Of an adapter, all that it may add is charged at the same time, of which small images need little.
+        let most = if adapted { 2.5 } else { 2.0 };
+        assert!((1.0..=most).contains(&ratio), "{hidden} {patches} {measured} {check:#?}");
         let scores = sizes.vision_heads as u64 * u64::from(patches).pow(2) * 4;
         // From here on the scores of one block would be more than everything else.
         assert!(patches < 4000 || measured < scores, "{hidden} {patches} {measured} {scores}");
