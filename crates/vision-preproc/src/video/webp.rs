@@ -1,4 +1,5 @@
-//! The frames of a WebP through the `image-webp` crate, which composes them.
+//! The frames of a WebP through the `image-webp` crate, which composes them; where one is laid over another, opaque pixels
+//! may be one less than libwebp's.
 
 use std::io::Cursor;
 
@@ -21,6 +22,10 @@ pub(super) fn probe(bytes: &[u8]) -> Result<VideoInfo, Stop> {
 
 pub(super) fn decode(bytes: &[u8], indices: &[usize], take: Take<'_>) -> Result<(), Stop> {
     let mut decoder = WebPDecoder::new(Cursor::new(bytes))?;
+    if decoder.is_animated() {
+        // What a frame leaves is cleared only for who names a colour; as libwebp does, with nothing.
+        decoder.set_background_color([0; 4])?;
+    }
     let (width, height) = decoder.dimensions();
     let mut raw = vec![0; decoder.output_buffer_size().ok_or("the image exceeds the memory")?];
     let mut rgb = Vec::new();
