@@ -7,9 +7,10 @@ configuration, the tokenizer and the chat template.
 usage: train.py OUT --minutes 10 [--lr 0.02] [--seed 1] [--resume DIR]
 
 Matrices of blocks are trained with Muon (Jordan et al. 2024: momentum whose matrices are made orthogonal), the rest with
-AdamW. OUT is written once a minute, so a run that is cut off leaves a model.
+AdamW. OUT is written twice a minute, so a run that is cut off leaves a model; from where gradients are no longer numbers it
+goes back to what was written last, and on with a smaller rate (cuDNN's attention is off, as it was suspected of them).
 """
-import argparse, glob, json, math, os, random, time
+import argparse, copy, glob, json, math, os, random, time
 
 import numpy as np
 import torch
@@ -387,6 +388,13 @@ class Muon:
         self.groups = [(ps, torch.zeros(len(ps), *shape, device=ps[0].device)) for shape, ps in shapes.items()]
         self.momentum, self.decay = momentum, decay
 
+    def state_dict(self):
+        return [buffer for _, buffer in self.groups]
+
+    def load_state_dict(self, buffers):
+        for (_, own), buffer in zip(self.groups, buffers):
+            own.copy_(buffer)
+
     @torch.no_grad()
     def step(self, lr):
         for ps, buffer in self.groups:
@@ -413,6 +421,7 @@ def main():
     a = p.parse_args()
     torch.manual_seed(a.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.enable_cudnn_sdp(False)
     from tokenizers import Tokenizer
     known = f"{a.resume}/tokenizer.json" if a.resume else a.tokenizer
     tok = Tokenizer.from_file(known) if known else train_tokenizer()
@@ -432,7 +441,9 @@ def main():
     adam = torch.optim.AdamW(rest, lr=a.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=a.device == "cuda")
     mean, std = MEAN.to(a.device), STD.to(a.device)
     start, saved, waited, step, skipped = time.time(), time.time(), 0.0, 0, torch.zeros((), dtype=torch.int64, device=a.device)
-    batches, skipped_before = iter(loader), 0
+    batches, skipped_before, lr = iter(loader), 0, a.lr
+    trained = [model, muon, adam]
+    good = copy.deepcopy([x.state_dict() for x in trained])
     while True:
         before = time.time()
         ids, labels, pixels, (images, h, w, prefix) = next(batches)
@@ -457,16 +468,21 @@ def main():
         for x in model.parameters():
             if x.grad is not None:
                 x.grad = torch.where(finite, x.grad, 0.0)
-        muon.step(a.lr * share)
+        muon.step(lr * share)
         adam.step()
         step += 1
         if step % 100 == 0:
             print(f"step {step} t {time.time() - start:.0f}s waited {waited:.0f}s loss {loss.item():.4f} acc {acc.item():.4f} norm {norm.item():.2f} images {images} share {share:.2f} skipped {skipped.item()}", flush=True)
-        if time.time() - saved > 60:
+        if time.time() - saved > 30:
             lost = skipped.item() - skipped_before
-            if lost > 20:
-                raise SystemExit(f"{lost} steps in a minute had gradients that are no numbers; {a.out} has what was before")
-            save(model, tok, a.out)
+            if lost > 20:  # go back to where gradients were numbers, and on in smaller steps
+                lr *= 0.7
+                print(f"step {step} {lost} steps had gradients that are no numbers: back by half a minute, lr {lr:.4f}", flush=True)
+                for x, state in zip(trained, good):
+                    x.load_state_dict(copy.deepcopy(state))
+            elif lost == 0:
+                save(model, tok, a.out)
+                good = copy.deepcopy([x.state_dict() for x in trained])
             saved, skipped_before = time.time(), skipped.item()
     model.eval()
     save(model, tok, a.out)

@@ -42,23 +42,7 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::Image`] if `text` is not base64 or is empty.
     pub fn base64(text: &str) -> Result<Self> {
-        let clean: String = text
-            .chars()
-            .filter(|c| !c.is_ascii_whitespace())
-            .map(|c| match c {
-                '-' => '+',
-                '_' => '/',
-                c => c,
-            })
-            .collect();
-        let bytes =
-            general_purpose::STANDARD_NO_PAD.decode(clean.trim_end_matches('=')).map_err(|e| {
-                Error::new(ErrorKind::Image, "image is not valid base64").with_source(e)
-            })?;
-        if bytes.is_empty() {
-            return Err(Error::new(ErrorKind::Image, "base64 image is empty"));
-        }
-        Ok(Self::encoded(bytes))
+        decode_base64(text).map(Self::Encoded)
     }
 
     /// Returns an image from a data URL: `data:image/png;base64,iVBORw0...`.
@@ -66,22 +50,12 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::Image`] if `url` is not a base64 data URL of an image.
     pub fn data_url(url: &str) -> Result<Self> {
-        let fail = |what: String| Error::new(ErrorKind::Image, what);
-        let (head, data) = url
-            .strip_prefix("data:")
-            .and_then(|rest| rest.split_once(','))
-            .ok_or_else(|| fail("expected a data URL `data:image/...;base64,...`".to_owned()))?;
-        let (media_type, is_base64) = match head.strip_suffix(";base64") {
-            Some(media_type) => (media_type, true),
-            None => (head, false),
-        };
-        if !media_type.starts_with("image/") {
-            return Err(fail(format!("expected a data URL of an image, found `{media_type}`")));
+        let url = DataUrl::of(url, "image")?;
+        if !url.media_type.starts_with("image/") {
+            let message = format!("expected a data URL of an image, found `{}`", url.media_type);
+            return Err(Error::new(ErrorKind::Image, message));
         }
-        if !is_base64 {
-            return Err(fail("expected a base64 data URL, found another encoding".to_owned()));
-        }
-        Self::base64(data)
+        Self::base64(url.base64()?)
     }
 
     /// Returns an image from an address that begins with `http://` or `https://`.
@@ -89,14 +63,7 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::Image`] if `url` is another address.
     pub fn url(url: impl Into<String>) -> Result<Self> {
-        let url = url.into();
-        match url.starts_with("http://") || url.starts_with("https://") {
-            true => Ok(Self::Url(url)),
-            false => Err(Error::new(
-                ErrorKind::Image,
-                format!("expected an address that begins with http:// or https://, found `{url}`"),
-            )),
-        }
+        checked_address(url.into()).map(Self::Url)
     }
 
     /// Returns an image from pixels: `[height, width, 3]` RGB, 0..=255.
@@ -117,6 +84,64 @@ impl Image {
             )));
         }
         Ok(Self::Rgb8 { width: w, height: h, pixels })
+    }
+}
+
+/// Returns the bytes that `text` is the base64 of, with or without padding.
+pub(crate) fn decode_base64(text: &str) -> Result<Arc<[u8]>> {
+    let clean: String = text
+        .chars()
+        .filter(|c| !c.is_ascii_whitespace())
+        .map(|c| match c {
+            '-' => '+',
+            '_' => '/',
+            c => c,
+        })
+        .collect();
+    let bytes = general_purpose::STANDARD_NO_PAD
+        .decode(clean.trim_end_matches('='))
+        .map_err(|e| Error::new(ErrorKind::Image, "image is not valid base64").with_source(e))?;
+    match bytes.is_empty() {
+        true => Err(Error::new(ErrorKind::Image, "base64 image is empty")),
+        false => Ok(bytes.into()),
+    }
+}
+
+/// Returns `url`, which begins with `http://` or `https://`.
+pub(crate) fn checked_address(url: String) -> Result<String> {
+    match url.starts_with("http://") || url.starts_with("https://") {
+        true => Ok(url),
+        false => Err(Error::new(
+            ErrorKind::Image,
+            format!("expected an address that begins with http:// or https://, found `{url}`"),
+        )),
+    }
+}
+
+/// The parts of a data URL.
+pub(crate) struct DataUrl<'a> {
+    pub(crate) media_type: &'a str,
+    is_base64: bool,
+    data: &'a str,
+}
+
+impl<'a> DataUrl<'a> {
+    /// Splits `url`, which should be of a `kind`, such as `image`.
+    pub(crate) fn of(url: &'a str, kind: &str) -> Result<Self> {
+        let parts = url.strip_prefix("data:").and_then(|rest| rest.split_once(','));
+        let (head, data) = parts.ok_or_else(|| {
+            let message = format!("expected a data URL `data:{kind}/...;base64,...`");
+            Error::new(ErrorKind::Image, message)
+        })?;
+        let (media_type, is_base64) =
+            head.strip_suffix(";base64").map_or((head, false), |media_type| (media_type, true));
+        Ok(Self { media_type, is_base64, data })
+    }
+
+    /// Returns the data, which must be in base64.
+    pub(crate) fn base64(&self) -> Result<&'a str> {
+        let other = "expected a base64 data URL, found another encoding";
+        self.is_base64.then_some(self.data).ok_or_else(|| Error::new(ErrorKind::Image, other))
     }
 }
 

@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use base64::{Engine as _, engine::general_purpose};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Image, Result};
+use crate::{
+    Error, ErrorKind, Image, Result,
+    image::{DataUrl, checked_address, decode_base64},
+};
 
 /// A video, and which of its frames are looked at; nothing is decoded or fetched here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,19 +89,14 @@ impl Video {
     /// [`ErrorKind::Image`] if `url` is not a base64 data URL of a video or an image.
     pub fn data_url(url: &str) -> Result<Self> {
         let fail = |what: String| Error::new(ErrorKind::Image, what);
-        let (head, data) = url
-            .strip_prefix("data:")
-            .and_then(|rest| rest.split_once(','))
-            .ok_or_else(|| fail("expected a data URL `data:video/...;base64,...`".to_owned()))?;
-        let Some(media_type) = head.strip_suffix(";base64") else {
-            return Err(fail("expected a base64 data URL, found another encoding".to_owned()));
-        };
+        let url = DataUrl::of(url, "video")?;
+        let (data, media_type) = (url.base64()?, url.media_type);
         if !media_type.starts_with("video/") && !media_type.starts_with("image/") {
             return Err(fail(format!("expected a data URL of a video, found `{media_type}`")));
         }
-        match Image::base64(data) {
-            Ok(Image::Encoded(bytes)) => Ok(VideoSource::Encoded(bytes).into()),
-            _ => Err(fail("video is not valid base64, or empty".to_owned())),
+        match decode_base64(data) {
+            Ok(bytes) => Ok(VideoSource::Encoded(bytes).into()),
+            Err(_) => Err(fail("video is not valid base64, or empty".to_owned())),
         }
     }
 
@@ -189,14 +187,8 @@ impl TryFrom<Stored> for VideoSource {
     fn try_from(stored: Stored) -> Result<Self> {
         match stored {
             Stored::Path(path) => Ok(Self::Path(path)),
-            Stored::Url(url) => match Image::url(url)? {
-                Image::Url(url) => Ok(Self::Url(url)),
-                _ => Err(Error::new(ErrorKind::Image, "expected an address")),
-            },
-            Stored::Encoded(text) => match Image::base64(&text)? {
-                Image::Encoded(bytes) => Ok(Self::Encoded(bytes)),
-                _ => Err(Error::new(ErrorKind::Image, "expected base64")),
-            },
+            Stored::Url(url) => checked_address(url).map(Self::Url),
+            Stored::Encoded(text) => decode_base64(&text).map(Self::Encoded),
             Stored::Frames { frames, fps } => Ok(Video::frames(frames, fps)?.source),
         }
     }

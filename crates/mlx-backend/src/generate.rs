@@ -180,7 +180,7 @@ impl Generation {
         let reader = reader_identity(&self.job.model, &self.job.kv_cache);
         match self.model.media().is_some_and(|media| media.whole_prompt) {
             false => reader,
-            true => prompt_identity(&reader, &self.job.prompt.units()),
+            true => prompt_identity(&reader, &self.units[..self.job.prompt.ids.len()]),
         }
     }
 
@@ -310,10 +310,7 @@ impl Generation {
         let grid = patches.grid;
         let rows = grid.patches() as i32;
         let image = &self.job.prompt.images[index];
-        let at_a_time = match image.seen.seconds {
-            None => grid.t,
-            Some(_) => frames_at_a_time(grid),
-        };
+        let at_a_time = frames_at_a_time(grid, image.seen.seconds.is_some());
         let encoded =
             encode(&*self.model, patches, at_a_time).map_err(|e| mlx_error("vision tower", &e))?;
         span.units(rows as u64);

@@ -194,6 +194,34 @@ fn check(case: &Case, step: usize) {
     assert_eq!(found, case.greedy, "{}: greedy tokens", case.name);
 }
 
+/// What a model makes of the prompt of a case with one image.
+pub(crate) struct ReadCase {
+    pub(crate) features: Array,
+    /// Of the whole prompt.
+    pub(crate) logits: Array,
+    pub(crate) caches: Vec<KvCache>,
+    pub(crate) delta: i32,
+}
+
+/// Reads the prompt of a case, whose tensors are `inputs`, `step` tokens at a time.
+pub(crate) fn read_case(
+    model: &dyn VisionLanguageModel,
+    inputs: &HashMap<String, Array>,
+    step: usize,
+) -> ReadCase {
+    let ids: Vec<u32> = inputs["input_ids"].to_vec_cast().unwrap();
+    let grid: Vec<i32> = inputs["image_grid_thw"].to_vec_cast().unwrap();
+    let grid = Grid { t: 1, h: grid[1] as usize, w: grid[2] as usize };
+    let features = model.encode(&inputs["pixel_values"], grid).unwrap();
+    let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
+    let embeddings = model.embed(&tokens).unwrap();
+    let embeddings = model.merge(&embeddings, &ids, std::slice::from_ref(&features)).unwrap();
+    let positions = model.positions(&ids, &[grid.into()]).unwrap();
+    let mut caches = vec![KvCache::default(); model.layers()];
+    let logits = prefill(model, &embeddings, &positions, &mut caches, step);
+    ReadCase { features, logits, caches, delta: positions.delta }
+}
+
 /// Returns eight greedy tokens after a prompt whose last logits are `last`; those of each step must be
 /// the ones of the reference. The first token follows from the prompt, the others from one step each.
 pub(crate) fn greedy(
@@ -248,19 +276,11 @@ fn every_packing_matches_the_reference() {
             loaded.push(load_packed(&golden("tiny_fp32"), Some(recipe.default())).0);
         }
         for model in loaded {
-            let ids: Vec<u32> = expected["input_ids"].to_vec_cast::<u32>().unwrap();
-            let grid: Vec<i32> = expected["image_grid_thw"].to_vec_cast().unwrap();
-            let grid = Grid { t: 1, h: grid[1] as usize, w: grid[2] as usize };
-            let features = model.encode(&expected["pixel_values"], grid).unwrap();
-            let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
-            let embeddings = model.embed(&tokens).unwrap();
-            let embeddings = model.merge(&embeddings, &ids, &[features]).unwrap();
-            let positions = model.positions(&ids, &[grid.into()]).unwrap();
-            let mut caches = vec![KvCache::default(); model.layers()];
-            let logits = prefill(&*model, &embeddings, &positions, &mut caches, ids.len());
+            let ReadCase { logits, mut caches, delta, .. } =
+                read_case(&*model, &expected, usize::MAX >> 1);
             let last = logits.try_index((.., -1, ..)).unwrap();
             let case = (name, &reference);
-            let found = greedy(&*model, last, positions.delta, &mut caches, case);
+            let found = greedy(&*model, last, delta, &mut caches, case);
             let expected: Vec<i32> = reference["greedy"].to_vec_cast().unwrap();
             assert_eq!(found, expected, "{name}: greedy tokens");
         }

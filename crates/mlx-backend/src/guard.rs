@@ -323,10 +323,7 @@ impl Asked<'_> {
 }
 
 fn image_work(shown: Shown, plan: &Plan) -> ImageWork {
-    let at_a_time = match shown.video {
-        None => plan.grid.t,
-        Some(_) => frames_at_a_time(plan.grid),
-    };
+    let at_a_time = frames_at_a_time(plan.grid, shown.video.is_some());
     let patch_frames = shown.video.map_or(1, |video| video.patch_frames);
     ImageWork {
         source_pixels: shown.size.pixels(),

@@ -165,9 +165,12 @@ pub(crate) fn qwen_positions(
 /// Most patches of a video that are in the tower at a time, unless a frame has more: frames do not see each other.
 const MOST_TOWER_PATCHES: usize = 8192;
 
-/// Returns how many frames of a video of `grid` are in the tower at a time.
-pub(crate) fn frames_at_a_time(grid: Grid) -> usize {
-    (MOST_TOWER_PATCHES / (grid.h * grid.w).max(1)).clamp(1, grid.t.max(1))
+/// Returns how many frames of a video of `grid` are in the tower at a time; those of an image all are.
+pub(crate) fn frames_at_a_time(grid: Grid, is_video: bool) -> usize {
+    match is_video {
+        true => (MOST_TOWER_PATCHES / (grid.h * grid.w).max(1)).clamp(1, grid.t.max(1)),
+        false => grid.t,
+    }
 }
 
 impl Media {

@@ -228,11 +228,6 @@ impl<'a> Scope<'a> {
         name.into()
     }
 
-    /// Takes back [`is_product`](Self::is_product).
-    pub(crate) fn is_no_product(&self) {
-        self.weights.products.borrow_mut().remove(&self.path(""));
-    }
-
     /// Returns what the model runs on.
     pub(crate) fn backend(&self) -> Backend {
         self.weights.backend

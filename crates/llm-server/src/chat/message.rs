@@ -108,17 +108,7 @@ impl<'a> Conversation<'a> {
                 Err(ApiError::field(at, format!("a {} message cannot hold images", role.as_str())))
             }
             "image_url" => {
-                let path = fields.path("image_url");
-                let url = match fields.value("image_url") {
-                    // Not in OpenAI's reference, but some clients write it so.
-                    Some(Value::String(url)) => url,
-                    Some(value) => {
-                        let mut fields = Fields::of(value, &path)?;
-                        self.note_detail(&mut fields)?;
-                        fields.need("url")?
-                    }
-                    None => return Err(ApiError::field(path, "missing")),
-                };
+                let (path, url) = url(&mut fields, "image_url", |of| self.note_detail(of))?;
                 Ok(Part::Image(self.image(&url).await.map_err(|e| e.of_field(&path))?))
             }
             "video_url" if role != Role::User => {
@@ -126,12 +116,7 @@ impl<'a> Conversation<'a> {
             }
             // Not OpenAI's: vLLM has it.
             "video_url" => {
-                let path = fields.path("video_url");
-                let url = match fields.value("video_url") {
-                    Some(Value::String(url)) => url,
-                    Some(value) => Fields::of(value, &path)?.need("url")?,
-                    None => return Err(ApiError::field(path, "missing")),
-                };
+                let (path, url) = url(&mut fields, "video_url", |_| Ok(()))?;
                 if !url.starts_with("data:") {
                     let message =
                         "expected a data URL of a video; addresses are fetched of images only";
@@ -174,4 +159,25 @@ impl<'a> Conversation<'a> {
         }
         Ok(image)
     }
+}
+
+/// Takes the address in the field `key`, a text or the `url` of an object, of which `note` hears first; returns it
+/// behind the path of the field.
+fn url(
+    fields: &mut Fields,
+    key: &str,
+    note: impl FnOnce(&mut Fields) -> ApiResult<()>,
+) -> ApiResult<(String, String)> {
+    let path = fields.path(key);
+    let url = match fields.value(key) {
+        // Not in OpenAI's reference, but some clients write it so.
+        Some(Value::String(url)) => url,
+        Some(value) => {
+            let mut fields = Fields::of(value, &path)?;
+            note(&mut fields)?;
+            fields.need("url")?
+        }
+        None => return Err(ApiError::field(path, "missing")),
+    };
+    Ok((path, url))
 }

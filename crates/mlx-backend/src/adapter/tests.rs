@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 
 use mlx_rs::{Dtype, ops::indexing::TryIndexOp};
-use vision_preproc::Grid;
 
 use super::*;
 use crate::{
     checkpoint::Checkpoint,
     engine::{LoadSpec, build_with_products},
-    golden::{golden, greedy, largest_difference, prefill},
+    golden::{ReadCase, golden, greedy, largest_difference, prefill, read_case},
     kv_cache::KvCache,
     models::{self, VisionLanguageModel},
     rope::Positions,
@@ -35,23 +34,15 @@ fn check(model: &dyn VisionLanguageModel, case: &str, expected: &Path, step: usi
     let inputs = Array::load_safetensors(golden(&format!("{case}.safetensors"))).unwrap();
     let expected = Array::load_safetensors(expected).unwrap();
     let expected: HashMap<&str, &Array> = expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let ids: Vec<u32> = inputs["input_ids"].to_vec_cast().unwrap();
-    let grid: Vec<i32> = inputs["image_grid_thw"].to_vec_cast().unwrap();
-    let grid = Grid { t: 1, h: grid[1] as usize, w: grid[2] as usize };
-    let features = model.encode(&inputs["pixel_values"], grid).unwrap();
+    let ReadCase { features, logits, mut caches, delta } = read_case(model, &inputs, step);
     let off = largest_difference(&features, expected["vision_features"]);
     assert!(off < 1e-4, "{case}: features differ by {off}");
-    let tokens = Array::from_slice(&ids, &[1, ids.len() as i32]);
-    let embeddings = model.merge(&model.embed(&tokens).unwrap(), &ids, &[features]).unwrap();
-    let positions = model.positions(&ids, &[grid.into()]).unwrap();
-    let mut caches = vec![KvCache::default(); model.layers()];
-    let logits = prefill(model, &embeddings, &positions, &mut caches, step);
     let last = expected["logits"].dim(-2);
-    let end = logits.try_index((0, ids.len() as i32 - last.., ..)).unwrap();
+    let end = logits.try_index((0, logits.dim(1) - last.., ..)).unwrap();
     let off = largest_difference(&end, &expected["logits"].reshape(&[last, -1]).unwrap());
     assert!(off < 1e-3, "{case}: logits differ by {off}");
     let last = logits.try_index((.., -1, ..)).unwrap();
-    let found = greedy(model, last, positions.delta, &mut caches, (case, &expected));
+    let found = greedy(model, last, delta, &mut caches, (case, &expected));
     assert_eq!(found, expected["greedy"].to_vec_cast::<i32>().unwrap(), "{case}: greedy tokens");
 }
 

@@ -4,7 +4,10 @@ use std::rc::Rc;
 
 use mlx_rs::{Array, error::Result as MlxResult, ops};
 
-use crate::{adapter, weights::Scope};
+use crate::{
+    adapter::{self, Delta},
+    weights::Scope,
+};
 
 /// The layers whose outputs a product makes, side by side: their names, and how many of each.
 #[derive(Clone, Debug, Default)]
@@ -36,17 +39,20 @@ impl Outputs {
 
     /// Returns what the active adapter adds to the product of `x`, `[.., input]`, if anything.
     pub(super) fn change(&self, x: &Array) -> MlxResult<Option<Array>> {
-        let Some(adapter) = adapter::active().filter(|_| self.are_changed()) else {
+        let Some(adapter) = adapter::active() else { return Ok(None) };
+        let deltas: Vec<_> =
+            self.0.iter().map(|(name, width)| (adapter.delta(name), *width)).collect();
+        if deltas.iter().all(|(delta, _)| delta.is_none()) {
             return Ok(None);
-        };
-        let part = |(name, width): &(Rc<str>, i32)| match adapter.delta(name) {
-            Some(delta) => delta.apply(x, *width),
+        }
+        let part = |(delta, width): (Option<&Delta>, i32)| match delta {
+            Some(delta) => delta.apply(x, width),
             None => {
-                let shape = [&x.shape()[..x.ndim() - 1], &[*width]].concat();
+                let shape = [&x.shape()[..x.ndim() - 1], &[width]].concat();
                 ops::zeros_dtype(&shape, x.dtype())
             }
         };
-        let parts: Vec<Array> = self.0.iter().map(part).collect::<MlxResult<_>>()?;
+        let parts: Vec<Array> = deltas.into_iter().map(part).collect::<MlxResult<_>>()?;
         match parts.as_slice() {
             [only] => Ok(Some(only.clone())),
             many => ops::concatenate(many, -1).map(Some),

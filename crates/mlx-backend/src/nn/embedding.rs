@@ -16,8 +16,8 @@ pub(crate) struct Embedding {
 impl Embedding {
     /// Takes `weight` (`[vocabulary, hidden]`, packed where `scales` is there).
     pub(crate) fn load(scope: &Scope<'_>, vocabulary: i32, hidden: i32) -> Result<Self> {
-        // Not by adapters: what tokens become would have to change with it.
-        let table = Linear::load(scope, vocabulary, hidden, false)?.never_changed(scope);
+        // Adapters do not change it: what tokens become would have to change as well.
+        let table = Linear::of(scope, Weight::open(scope, vocabulary, hidden)?).kept(scope)?;
         let table = table.with_row(scope, None, Epilogue::None, 2)?;
         Ok(Self { table, dtype: scope.dtype() })
     }

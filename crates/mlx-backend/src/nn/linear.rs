@@ -31,18 +31,17 @@ impl Linear {
         Self::open(scope, output, input, bias)?.kept(scope)
     }
 
-    /// The same layer, of which adapters know nothing.
-    pub(super) fn never_changed(self, scope: &Scope<'_>) -> Self {
-        scope.is_no_product();
-        Self { outputs: Outputs::default(), ..self }
-    }
-
     /// As [`load`](Self::load), but for what is to be read from disk: that waits for `kept`.
     pub(super) fn open(scope: &Scope<'_>, output: i32, input: i32, bias: bool) -> Result<Self> {
         let weight = Weight::open(scope, output, input)?;
         let bias = bias.then(|| scope.take_cast("bias", &[output])).transpose()?;
-        let outputs = Outputs::of(scope, output, input);
-        Ok(Self { weight, bias, row: None, on_host: scope.on_host(), outputs })
+        Ok(Self { bias, outputs: Outputs::of(scope, output, input), ..Self::of(scope, weight) })
+    }
+
+    /// Returns the layer of a weight alone, of which adapters know nothing.
+    pub(super) fn of(scope: &Scope<'_>, weight: Weight) -> Self {
+        let outputs = Outputs::default();
+        Self { weight, bias: None, row: None, on_host: scope.on_host(), outputs }
     }
 
     /// Adds outputs of zero up to `outputs` and inputs that do not count up to `inputs`, if dense.
@@ -58,7 +57,7 @@ impl Linear {
         };
         let weight = Weight::dense(longer(&longer(rows, 0, outputs)?, 1, inputs)?)?;
         let bias = self.bias.as_ref().map(|bias| longer(bias, 0, outputs)).transpose()?;
-        Ok(Self { weight, bias, outputs: self.outputs.clone().widened(outputs), ..self })
+        Ok(Self { weight, bias, outputs: self.outputs.widened(outputs), ..self })
     }
 
     /// Has the weights read from disk at the end of loading.
@@ -173,7 +172,10 @@ impl Linear {
     /// `[.., input]` to `[.., output]`, as the active adapter changes it.
     pub(crate) fn forward(&self, x: &Array) -> MlxResult<Array> {
         let y = self.unchanged(x)?;
-        self.outputs.change(x)?.map_or(Ok(y.clone()), |change| y.add(change))
+        match self.outputs.change(x)? {
+            Some(change) => y.add(change),
+            None => Ok(y),
+        }
     }
 
     fn unchanged(&self, x: &Array) -> MlxResult<Array> {

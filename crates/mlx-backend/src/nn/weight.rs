@@ -34,7 +34,7 @@ pub(super) struct Packed {
     pub(super) how: Quantize,
     /// What the model computes in.
     pub(super) dtype: Dtype,
-    /// As [`Backend::unpacks_from_rows`](crate::device::Backend::unpacks_from_rows).
+    /// As [`Backend::unpacks_from_rows_of`](crate::device::Backend::unpacks_from_rows_of).
     pub(super) unpacks_from_rows: Option<usize>,
 }
 
@@ -59,7 +59,7 @@ impl Weight {
         if let (Some(of_groups), false) = (biases.clone(), scope.on_host()) {
             (scales, biases) = (cast(scales, dtype)?, Some(cast(of_groups, dtype)?));
         }
-        let unpacks_from_rows = scope.backend().unpacks_from_rows();
+        let unpacks_from_rows = scope.backend().unpacks_from_rows_of(input, how.group_size);
         Ok(Self::Packed(Packed { weight, scales, biases, how, dtype, unpacks_from_rows }))
     }
 
@@ -161,7 +161,8 @@ impl Packed {
             ))
             .into());
         }
-        let (dtype, unpacks_from_rows) = (scope.dtype(), scope.backend().unpacks_from_rows());
+        let dtype = scope.dtype();
+        let unpacks_from_rows = scope.backend().unpacks_from_rows_of(input, how.group_size);
         Ok(Self { weight, scales, biases, how, dtype, unpacks_from_rows })
     }
 

@@ -77,36 +77,26 @@ impl Frontend {
             let (min_frames, max_frames) = (min_frames.map(u64::from), max_frames.map(u64::from));
             let asked = Sampling { fps, min_frames, max_frames };
             let patch_frames = processor.frames_per_patch();
-            let bytes: Cow<'a, [u8]> = match &video.source {
+            let of_file = |bytes: Cow<'a, [u8]>| -> Result<_, ImageError> {
+                self.limits.check_encoded(bytes.len())?;
+                let VideoInfo { size, frames, fps, decoder_bytes, .. } = probe_video(&bytes)?;
+                self.limits.check_size(size)?;
+                let sampled = processor.sample(frames, fps, &asked)?;
+                let content = encoded_content(&bytes);
+                Ok((Frames::File(bytes), content, size, sampled, decoder_bytes))
+            };
+            let (frames, content, size, sampled, decoder_bytes) = match &video.source {
                 VideoSource::Frames { frames, fps } => {
                     let sampled = processor.sample_chosen(frames.len(), *fps, &asked)?;
                     let looks = self.look_at_frames(frames, &sampled)?;
                     let size = looks.first().map(|look| look.size).ok_or(ImageError::NoFrames)?;
                     let content = video_content(looks.iter().map(|look| &look.content));
-                    let frames = Frames::List(looks);
-                    let decoder_bytes = 0;
-                    return Ok(OpenVideo {
-                        index,
-                        video,
-                        frames,
-                        content,
-                        size,
-                        sampled,
-                        decoder_bytes,
-                        patch_frames,
-                    });
+                    (Frames::List(looks), content, size, sampled, 0)
                 }
-                VideoSource::Path(path) => Cow::Owned(self.read_file(path)?),
-                VideoSource::Encoded(bytes) => Cow::Borrowed(bytes),
+                VideoSource::Path(path) => of_file(Cow::Owned(self.read_file(path)?))?,
+                VideoSource::Encoded(bytes) => of_file(Cow::Borrowed(bytes))?,
                 other => return Err(ImageError::Kind(format!("{other:?}"))),
             };
-            self.limits.check_encoded(bytes.len())?;
-            let info = probe_video(&bytes)?;
-            self.limits.check_size(info.size)?;
-            let sampled = processor.sample(info.frames, info.fps, &asked)?;
-            let content = encoded_content(&bytes);
-            let VideoInfo { size, decoder_bytes, .. } = info;
-            let frames = Frames::File(bytes);
             Ok(OpenVideo {
                 index,
                 video,
