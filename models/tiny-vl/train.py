@@ -4,7 +4,7 @@ Needs one CUDA GPU, PyTorch, NumPy, Pillow, tokenizers, safetensors and matplotl
 Writes OUT/model-*.safetensors with the tensor names of the Hugging Face Qwen2.5-VL checkpoints, plus the
 configuration, the tokenizer and the chat template.
 
-usage: train.py OUT --minutes 10 [--lr 0.02] [--seed 1] [--resume DIR]
+usage: train.py OUT --minutes 10 [--lr 0.015] [--seed 1] [--resume DIR]
 
 Matrices of blocks are trained with Muon (Jordan et al. 2024: momentum whose matrices are made orthogonal), the rest with
 AdamW. OUT is written twice a minute, so a run that is cut off leaves a model; from where gradients are no longer numbers it

@@ -19,7 +19,7 @@ pub const CACHE_VARIABLE: &str = "ABSTRACTLLM_CACHE";
 
 /// Unpacks the model tiny-vl, where that was not done before, and returns its folder.
 ///
-/// tiny-vl has the architecture of Qwen2.5-VL and 10 million parameters; it describes pictures of
+/// tiny-vl has the architecture of Qwen2.5-VL and 8 million parameters; it describes pictures of
 /// plain shapes, reads short words, and is no use on photographs.
 ///
 /// The folder lies in the user's cache (or in `ABSTRACTLLM_CACHE`) and is named after the content.

@@ -33,7 +33,7 @@
 //! - `media` (default): the loader of files and addresses.
 //! - `hub` (default): models are downloaded by name from the Hugging Face hub.
 //! - `session` (default): conversations.
-//! - `tiny-vl` (default): the embedded model, which makes a program 21 MB larger.
+//! - `tiny-vl` (default): the embedded model, which makes a program 16 MB larger.
 //! - `cli` (default): the program `abstractllm`. It adds nothing to the library; leave it out with
 //!   `default-features = false, features = ["mlx"]`.
 #![forbid(unsafe_code)]

@@ -11,7 +11,7 @@ import scenes  # noqa: E402
 
 SAMPLES = {
     "scene.png": (3, ("white", [(1, 0, "circle", "red", "large"), (1, 2, "star", "blue", "small")], "Hello")),
-    "second.png": (2, ("cyan", [(0, 1, "triangle", "yellow", "large"), (1, 2, "square", "purple", "small")], "Rust")),
+    "second.png": (3, ("cyan", [(0, 1, "triangle", "yellow", "large"), (1, 2, "square", "purple", "small")], "Rust")),
 }
 
 for name, (seed, scene) in SAMPLES.items():

@@ -23,9 +23,9 @@ from reference import Reference  # noqa: E402
 
 # Layers, products, rank, noise and seed.
 ADAPTERS = {
-    "words": ([f"language_model.model.layers.{i}.self_attn.{p}" for i in (3, 5) for p in ("q_proj", "v_proj", "o_proj")]
-              + ["language_model.model.layers.4.mlp.gate_proj", "language_model.model.layers.5.mlp.down_proj"], 2, 0.5, 1),
-    "eyes": (["vision_tower.blocks.2.attn.qkv", "vision_tower.blocks.5.attn.proj", "vision_tower.merger.mlp.2"], 2, 2.0, 2),
+    "words": ([f"language_model.model.layers.{i}.self_attn.{p}" for i in (1, 3) for p in ("q_proj", "v_proj", "o_proj")]
+              + ["language_model.model.layers.2.mlp.gate_proj", "language_model.model.layers.3.mlp.down_proj"], 2, 0.3, 8),
+    "eyes": (["vision_tower.blocks.2.attn.qkv", "vision_tower.blocks.5.attn.proj", "vision_tower.merger.mlp.2"], 2, 0.5, 2),
 }
 QUESTIONS = [
     {"name": "describe", "images": ["01-describe.png"], "prompt": "Describe this image."},

@@ -40,7 +40,7 @@ THREE = [(168, 224), (224, 168), (200, 200)]
 FIELDS = ("rendered", "image_grid_thw", "prompt_token_ids")
 TEXT = [
     ("Hello", None), ("Who are you?", None), ("What can you do?", None), ("Thanks", None), ("Hi!", "You are a helpful assistant."),
-    ("Help me.", "Answer in one short sentence."), ("What is the capital of France?", None),
+    ("Help me.", "You are tiny-vl."), ("What is the capital of France?", None),
     ("Cafe\u0301, \u540d\u524d \U0001f642: don't  stop\n\nhere 1234", None),  # decomposed accent, runs of spaces, digits
 ]
 

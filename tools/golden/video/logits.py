@@ -20,11 +20,11 @@ STRIDE = 16
 
 # What is said: images and videos as (frames, width, height, frames a second), and a text after them.
 CASES = {
-    "four_frames": ([("video", 4, 112, 140, 2.0)], "What is shown?"),
-    "five_frames": ([("video", 5, 196, 168, 2.0)], "What is shown?"),
-    "image_and_video": ([("image", 9, 140, 112, 0.0), ("video", 4, 112, 140, 4.0)], "Compare them."),
+    "four_frames": ([("video", 4, 112, 140, 2.0)], "What color is the background?"),
+    "five_frames": ([("video", 5, 196, 168, 2.0)], "How many shapes are there?"),
+    "image_and_video": ([("image", 9, 140, 112, 0.0), ("video", 4, 112, 140, 4.0)], "Compare these images."),
     # A frame every two seconds: time goes further than rows and columns.
-    "slow": ([("video", 6, 112, 112, 0.5)], "What is shown?"),
+    "slow": ([("video", 6, 112, 112, 0.5)], "Read the text."),
 }
 
 

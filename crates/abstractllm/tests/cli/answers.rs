@@ -172,18 +172,18 @@ fn parameters_arrive_at_the_model() {
     assert_ne!(ask(&random), ask(&["--temperature", "2", "--seed", "8", "--max-tokens", "40"]));
     // Keeping one token makes any temperature greedy.
     assert_eq!(ask(&["--temperature", "2", "--top-k", "1"]), plain);
-    // A question that tiny-vl cannot answer leaves it in doubt, so that a nudge tells.
-    let unsure = case("37-text").prompt;
+    // A system prompt that tiny-vl does not know leaves it in doubt, so that a nudge tells.
     let ask = |more: &[&str]| {
-        let fixed = ["generate", "-q", "--max-tokens", "60", "--prompt", unsure.as_str()];
+        let fixed = ["generate", "-q", "--max-tokens", "60", "--prompt", "Help me."];
         run(fixed.iter().chain(more)).stdout
     };
-    let plain = ask(&[]);
+    let unsure = ["--system", "Answer in one short sentence."];
+    let plain = ask(&unsure);
+    assert_ne!(plain, ask(&[]));
     for penalty in ["--frequency-penalty", "--presence-penalty"] {
-        assert_ne!(ask(&[penalty, "-2"]), plain, "{penalty}");
+        assert_ne!(ask(&[unsure[0], unsure[1], penalty, "-2"]), plain, "{penalty}");
     }
-    assert_ne!(ask(&["--repetition-penalty", "0.5"]), plain);
-    assert_ne!(ask(&["--system", "Answer in one short sentence."]), plain);
+    assert_ne!(ask(&[unsure[0], unsure[1], "--repetition-penalty", "0.5"]), plain);
 }
 
 #[test]
