@@ -106,7 +106,7 @@ impl Protocol for Messages {
 }
 
 /// Returns what reads answers, for a fuzz target.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn decoder() -> Box<dyn Decoder> {
     Box::new(Blocks::default())
 }

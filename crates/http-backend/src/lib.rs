@@ -34,7 +34,7 @@ mod answer;
 #[cfg(feature = "anthropic")]
 mod anthropic;
 mod failure;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod image;
 mod number;

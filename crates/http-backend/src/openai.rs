@@ -119,7 +119,7 @@ impl Protocol for Chat {
 }
 
 /// Returns what reads answers, for a fuzz target.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn decoder() -> Box<dyn Decoder> {
     Box::new(Chunks::default())
 }

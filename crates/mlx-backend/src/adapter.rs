@@ -29,7 +29,7 @@ use mlx_rs::{
     },
 };
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use self::read::matrices as read_adapter;
 pub(crate) use self::{
     active::{active, is_active, with},

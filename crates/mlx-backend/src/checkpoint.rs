@@ -20,7 +20,7 @@ pub(crate) use self::{
     quantization::QuantizationConfig,
     weight_files::missing_shards,
 };
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use self::{stop_tokens::add_ids, weight_files::shards};
 use crate::{
     Error, Result,

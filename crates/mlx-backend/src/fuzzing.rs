@@ -64,7 +64,14 @@ fn estimates(footprint: Footprint) {
             fused_decoder: false,
             unpacks: true,
         };
-        let image = ImageWork { source_pixels: 1 << 22, pixels: 1 << 20, patches: 5120 };
+        let image = ImageWork {
+            source_pixels: 1 << 22,
+            decoder_bytes: 1 << 16,
+            pixels: 1 << 20,
+            patches: 5120,
+            patch_frames: 2,
+            tower_patches: 5120,
+        };
         let of = |images: usize, tokens| {
             let images = if footprint.tower.hidden == 0 { 0 } else { images };
             let work = Work {

@@ -15,7 +15,7 @@ mod listing;
 mod tests;
 mod transfer;
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub use self::listing::fuzz_listing;
 
 use std::path::{Path, PathBuf};

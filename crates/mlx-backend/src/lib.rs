@@ -22,7 +22,7 @@ mod error;
 mod families;
 mod ffi;
 mod fused_layer;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod generate;
 mod gguf;

@@ -336,7 +336,7 @@ fn write(dir: &Path, key: &Digest, entry: &Entry) -> io::Result<u64> {
     renamed.map(|()| bytes.len() as u64)
 }
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 impl DiskCache {
     /// Writes an entry of `values` and changes its file by `edits`, each a place and what it becomes: it is read
     /// as it was written, or not at all.

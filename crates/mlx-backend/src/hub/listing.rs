@@ -163,7 +163,7 @@ fn is_hex(text: &str, length: usize) -> bool {
 }
 
 /// Reads a list: no name leaves its folder, and every hash is one.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub fn fuzz_listing(text: &[u8]) {
     let Ok(listing) = Listing::parse(text) else { return };
     assert!(is_hex(&listing.commit, 40));
