@@ -30,6 +30,7 @@ use crate::{
     weights::{Weights, open_tensors, safetensors_header},
 };
 
+#[cfg(feature = "hub")]
 pub use crate::hub::fuzz_listing as hub_listing;
 
 /// Reads `config.json` as that of each family.
