@@ -5,7 +5,10 @@ use libfuzzer_sys::fuzz_target;
 use llm_core::{Message, Part, Role, Tool, ToolCall, ToolResult};
 use serde_json::json;
 
-fuzz_target!(|source: &str| {
+// In the crate of templates.
+fuzz_target!(|source: &str| fuzz::with_caught_panics(|| any(source)));
+
+fn any(source: &str) {
     let Some(template) = mlx_backend::fuzzing::Template::new(source) else { return };
     let schema = json!({"type": "object", "properties": {"a": {"type": "number"}}});
     let call = ToolCall::new("1", "f", json!({"a": 1.5}));
@@ -18,4 +21,4 @@ fuzz_target!(|source: &str| {
     ];
     template.render(&messages, &[Tool::new("f", "does", schema)]);
     template.render(&messages[1..2], &[]);
-});
+}

@@ -12,7 +12,7 @@ use llm_core::{Message, Part, Role, Tool};
 use minijinja::{Environment, Value, context};
 use serde_json::{Map, Value as Json};
 
-use self::environment::{MAX_SOURCE_BYTES, environment, refusal};
+use self::environment::{MAX_SOURCE_BYTES, contained, environment, refusal};
 use crate::{
     Error, Result,
     checkpoint::{read_json_if_any, read_text_if_any},
@@ -134,7 +134,8 @@ impl ChatTemplate {
             documents => (),
         };
         let tokens = Value::from_serialize(&self.tokens);
-        template.render_captured_to(context! { ..given, ..tokens }, &mut output).map_err(fail)?;
+        let context = context! { ..given, ..tokens };
+        contained(|| template.render_captured_to(context, &mut output).map(drop)).map_err(fail)?;
         String::from_utf8(output.0).map_err(|e| Error::Template(e.to_string()))
     }
 

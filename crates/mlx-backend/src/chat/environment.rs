@@ -4,12 +4,17 @@
 //! the memory of values in between (a text that is joined with itself again and again), which the
 //! engine has no hook for; load checkpoints only from whom you would take a program.
 
-use std::{error::Error as StdError, fmt};
+use std::{
+    error::Error as StdError,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::python;
+use crate::engine::panic_message;
 
 /// The name of the template in its environment.
 pub(super) const NAME: &str = "chat";
@@ -36,8 +41,15 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
     environment.add_test("iterable", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    environment.add_template_owned(NAME, without_generation_blocks(source))?;
+    contained(|| environment.add_template_owned(NAME, without_generation_blocks(source)))?;
     Ok(environment)
+}
+
+/// Calls the engine, in which a template that is none may lead to a panic.
+pub(super) fn contained<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::new(ErrorKind::InvalidOperation, panic_message(&*panic)))
+    })
 }
 
 /// Returns what the template said to `raise_exception`, if that is why it failed.
@@ -127,6 +139,14 @@ mod tests {
         for source in ["{%}", "a {%}", "{%}%}", "{%"] {
             assert!(environment(source).is_err(), "{source}");
         }
+    }
+
+    /// The engine takes any expression for a name that something is imported as, and has no way to give it that;
+    /// found by fuzzing.
+    #[test]
+    fn a_template_that_the_engine_panics_at_is_none() {
+        let error = environment("{% import 'chat' as -c %}").unwrap_err().to_string();
+        assert!(error.contains("panic"), "{error}");
     }
 
     #[test]
