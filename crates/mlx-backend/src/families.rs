@@ -233,7 +233,7 @@ fn docs_list_every_architecture_with_its_fixture() {
             assert_eq!(about(fixture), kind);
         }
         let (reads, reference, tests) = match architecture.reads_images() {
-            true if architecture.reads_videos() => {
+            true if architecture.reads_videos().is_some() => {
                 ("text, images and videos", "mlx-vlm 0.7.10", "families::images")
             }
             true => ("text and images", "mlx-vlm 0.7.10", "families::images"),

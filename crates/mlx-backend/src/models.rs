@@ -33,7 +33,7 @@ use mlx_rs::{
     error::{Exception, Result as MlxResult},
 };
 use serde_json::Value;
-use vision_preproc::Grid;
+use vision_preproc::{Grid, VideoFamily};
 
 use crate::{
     Error, Result,
@@ -213,7 +213,7 @@ pub(crate) struct Architecture {
     reads_images: bool,
     /// The chat template of checkpoints that have none.
     pub(crate) template: Option<&'static str>,
-    reads_videos: bool,
+    reads_videos: Option<VideoFamily>,
     pub(crate) rename: Rename,
     /// Says how large its parts are, from the JSON of the `config.json` at a path.
     pub(crate) footprint: fn(&Value, &Path) -> Result<Footprint>,
@@ -227,8 +227,8 @@ impl Architecture {
         self.reads_images
     }
 
-    /// Returns whether models of it read videos.
-    pub(crate) fn reads_videos(&self) -> bool {
+    /// Returns how models of it read videos, if they do.
+    pub(crate) fn reads_videos(&self) -> Option<VideoFamily> {
         self.reads_videos
     }
 }
@@ -242,7 +242,7 @@ macro_rules! text {
             about: $about,
             reads_images: false,
             template: None,
-            reads_videos: false,
+            reads_videos: None,
             rename: text::rename,
             footprint: |config, path| text::footprint($family, config, path),
             load: |config, path, weights, backend| {
@@ -255,9 +255,9 @@ macro_rules! text {
 /// An architecture that reads images, from its file's choices.
 macro_rules! images {
     ($model_type:literal, $about:literal, $family:expr) => {
-        images!($model_type, $about, $family, videos: false)
+        images!($model_type, $about, $family, videos: None)
     };
-    ($model_type:literal, $about:literal, $family:expr, videos: $videos:literal) => {
+    ($model_type:literal, $about:literal, $family:expr, videos: $videos:expr) => {
         Architecture {
             model_type: $model_type,
             #[cfg(test)]
@@ -273,10 +273,10 @@ macro_rules! images {
 }
 
 static ARCHITECTURES: [Architecture; 15] = [
-    images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY, videos: true),
-    images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY, videos: true),
-    images!("qwen3_vl", "Qwen3-VL, dense", qwen3_vl::FAMILY),
-    images!("qwen3_vl_moe", "Qwen3-VL with experts", qwen3_vl::FAMILY_OF_EXPERTS),
+    images!("qwen2_vl", "Qwen2-VL", qwen2_vl::FAMILY, videos: Some(VideoFamily::Qwen2Vl)),
+    images!("qwen2_5_vl", "Qwen2.5-VL", qwen2_5_vl::FAMILY, videos: Some(VideoFamily::Qwen2Vl)),
+    images!("qwen3_vl", "Qwen3-VL, dense", qwen3_vl::FAMILY, videos: Some(VideoFamily::Qwen3Vl)),
+    images!("qwen3_vl_moe", "Qwen3-VL with experts", qwen3_vl::FAMILY_OF_EXPERTS, videos: Some(VideoFamily::Qwen3Vl)),
     images!("gemma3", "Gemma 3 from 4B on", gemma3_vision::FAMILY),
     Architecture {
         template: Some(paligemma::TEMPLATE),

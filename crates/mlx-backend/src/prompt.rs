@@ -11,10 +11,12 @@ use llm_core::{GenerateParams, Message, Notice, Part, Tool};
 use perf_monitor::{Counter, Phase, Recorder, Span};
 use vision_preproc::{Limits, Patches, PixelBudget};
 
+#[cfg(test)]
+pub(crate) use self::videos::timed as timed_videos;
 pub(crate) use self::workspaces::Workspaces;
 use self::{
     images::{ImageSource, OpenImage},
-    videos::{OpenVideo, VideoPlan},
+    videos::{OpenVideo, VideoPlan, timed},
 };
 use crate::{
     Error, Result,
@@ -103,6 +105,14 @@ impl Open<'_> {
             Self::Video(_) => Tiles::default(),
         }
     }
+
+    /// Returns the times of the patches of a video whose prompt says them.
+    fn times(&self) -> Option<&[f64]> {
+        match self {
+            Self::Image(_) => None,
+            Self::Video(video) => video.times.as_deref(),
+        }
+    }
 }
 
 impl Source<'_> {
@@ -110,6 +120,20 @@ impl Source<'_> {
         match self {
             Self::Image(image) => image.key,
             Self::Video(video) => video.key,
+        }
+    }
+
+    /// Returns how many places it has in the prompt, with text between.
+    fn places(&self) -> usize {
+        match self {
+            Self::Image(_) => 1,
+            Self::Video(video) => {
+                if video.is_timed() {
+                    video.grid.t
+                } else {
+                    1
+                }
+            }
         }
     }
 
@@ -149,6 +173,11 @@ impl Frontend {
         let short = match wrap.filter(|_| !tiles.is_empty()) {
             None => short,
             Some(wrap) => self.model.tokenizer.encode(&wrapped(&rendered, &tiles, wrap)?)?,
+        };
+        let times: Vec<&[f64]> = opened.iter().filter_map(Open::times).collect();
+        let short = match times.is_empty() {
+            true => short,
+            false => self.model.tokenizer.encode(&timed(&rendered, &times)?)?,
         };
         let shown: Vec<Shown> = opened.iter().map(Open::shown).collect();
         let asked = Asked {
@@ -242,7 +271,7 @@ impl Frontend {
         let (ids, ranges) = match media {
             Some(media) => {
                 let features = sources.iter().zip(tiles).map(|(source, tiles)| {
-                    let places = media.wrap.map_or(1, |_| tiles.frames());
+                    let places = media.wrap.map_or_else(|| source.places(), |_| tiles.frames());
                     let seen = source.seen();
                     let token = media.token(&seen)?;
                     Ok(Features { token, places, each: media.tokens(seen.grid) / places })
@@ -403,6 +432,16 @@ mod tests {
         assert_eq!(wrapped("a<i>b<i>", &tiles, wrap).unwrap(), "a[7]b[1]");
         let error = wrapped("a<i>", &tiles, wrap).unwrap_err().to_string();
         assert_eq!(error, "the chat template made 1 placeholders for 2 images and videos");
+    }
+
+    #[test]
+    fn each_patch_of_a_video_follows_its_time() {
+        let video = "<|vision_start|><|video_pad|><|vision_end|>";
+        let shown = timed(&format!("a{video}b{video}"), &[&[0.25, 1.25], &[3.0]]).unwrap();
+        let expected = format!("a<0.2 seconds>{video}<1.2 seconds>{video}b<3.0 seconds>{video}");
+        assert_eq!(shown, expected);
+        let error = timed("a<|video_pad|>", &[&[0.25]]).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("has {video} 0 times for 1 videos")), "{error}");
     }
 
     #[test]

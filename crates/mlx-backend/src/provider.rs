@@ -542,10 +542,11 @@ pub(crate) fn video_processor(
     let configs = (checkpoint.preprocessor_config(), checkpoint.processor_config());
     let video = checkpoint.video_config();
     let none = configs == (None, None) && video.is_none();
-    if !architecture.reads_videos() || none || !template.shows_videos() {
+    let Some(family) = architecture.reads_videos() else { return Ok(None) };
+    if none || !template.shows_videos() {
         return Ok(None);
     }
-    let processor = VideoProcessor::from_configs(video, configs.0, configs.1);
+    let processor = VideoProcessor::from_configs(family, video, configs.0, configs.1);
     processor.map(Some).map_err(|e| Error::Config {
         path: checkpoint.config_path().with_file_name("video_preprocessor_config.json"),
         reason: e.to_string(),

@@ -1,14 +1,15 @@
-//! Videos through the model against values that transformers 5.23.0 computed with the built-in model in f32;
-//! `tools/golden/video` writes them.
+//! Videos through the models against values that transformers 5.23.0 computed in f32, with the built-in model and with
+//! a tiny Qwen3-VL; `tools/golden/video` writes them.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
+use llm_core::{Image, Message, Part, Video};
 use mlx_rs::{Array, ops::indexing::TryIndexOp};
 use serde_json::Value;
-use vision_preproc::{PixelBudget, RgbImage, Workspace};
+use vision_preproc::{PixelBudget, RgbImage, Sampling, Workspace};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -16,6 +17,7 @@ use crate::{
     generate::encode,
     kv_cache::KvCache,
     models::{self, Seen, VisionLanguageModel},
+    prompt::timed_videos,
     provider::{image_reader, video_processor},
     rope::Rotation,
 };
@@ -33,11 +35,19 @@ enum Shows {
 
 type Case = (&'static str, &'static [(Shows, u32, u32)]);
 
+const TINY_VL: &str = "models/tiny-vl/full";
+const QWEN3: &str = "testdata/families/qwen3_vl";
+
 const CASES: [Case; 4] = [
     ("four_frames", &[(Shows::Video(4, 2.0), 112, 140)]),
     ("five_frames", &[(Shows::Video(5, 2.0), 196, 168)]),
     ("image_and_video", &[(Shows::Image(9), 140, 112), (Shows::Video(4, 4.0), 112, 140)]),
     ("slow", &[(Shows::Video(6, 0.5), 112, 112)]),
+];
+
+const QWEN3_CASES: [Case; 2] = [
+    ("qwen3_video", &[(Shows::Video(5, 2.0), 96, 128)]),
+    ("qwen3_image_and_video", &[(Shows::Image(9), 90, 64), (Shows::Video(4, 3.0), 128, 96)]),
 ];
 
 fn root(path: &str) -> PathBuf {
@@ -59,11 +69,11 @@ fn floats(array: &Array) -> Vec<f32> {
 }
 
 /// `at_a_time` frames are in the tower at a time.
-fn check((name, shown): Case, at_a_time: usize) {
+fn check(model: &str, (name, shown): Case, at_a_time: usize) {
     let expected = root(&format!("testdata/video/{name}.safetensors"));
     let expected = Array::load_safetensors(expected).unwrap();
     let expected: HashMap<&str, &Array> = expected.iter().map(|(k, v)| (k.as_str(), v)).collect();
-    let checkpoint = Checkpoint::open(&root("models/tiny-vl/full")).unwrap();
+    let checkpoint = Checkpoint::open(&root(model)).unwrap();
     let architecture = models::architecture(checkpoint.model_type()).unwrap();
     let model = build(&LoadSpec {
         dtype: Some(mlx_rs::Dtype::Float32),
@@ -112,6 +122,7 @@ fn check((name, shown): Case, at_a_time: usize) {
     let reference = floats(expected["logits"]);
     assert_eq!(kept.clone().count(), reference.len(), "{name}");
     let off = kept.zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{name}: logits differ by {off}");
     assert!(off < TOLERANCE, "{name}: logits differ by {off}");
 
     let reference: Vec<u32> = expected["greedy"].to_vec_cast().unwrap();
@@ -131,14 +142,55 @@ fn check((name, shown): Case, at_a_time: usize) {
 #[test]
 fn logits_and_greedy_tokens_are_those_of_transformers() {
     for case in CASES {
-        check(case, usize::MAX);
+        check(TINY_VL, case, usize::MAX);
+    }
+    for case in QWEN3_CASES {
+        check(QWEN3, case, usize::MAX);
     }
 }
 
 #[test]
 fn frames_do_not_see_each_other_in_the_tower() {
     for at_a_time in [1, 2] {
-        check(CASES[1], at_a_time);
+        check(TINY_VL, CASES[1], at_a_time);
+        check(QWEN3, QWEN3_CASES[0], at_a_time);
+    }
+}
+
+/// The text around the tokens of patches, which has their times.
+#[test]
+fn prompts_of_qwen3_are_those_of_transformers() {
+    let checkpoint = Checkpoint::open(&root(QWEN3)).unwrap();
+    let architecture = models::architecture(checkpoint.model_type()).unwrap();
+    let template = checkpoint.chat_template().unwrap();
+    let videos = video_processor(&checkpoint, architecture, &template).unwrap().unwrap();
+    for ((name, shown), text) in QWEN3_CASES.into_iter().zip(["what moves?", "compare"]) {
+        let (mut parts, mut times) = (Vec::new(), Vec::new());
+        for &(what, width, height) in shown {
+            let image = |index| {
+                let pixels = frame(index, width, height).as_view().pixels().to_vec();
+                Image::rgb(width, height, pixels).unwrap()
+            };
+            match what {
+                Shows::Image(index) => parts.push(Part::from(image(index))),
+                Shows::Video(count, fps) => {
+                    parts.push(Video::frames((0..count).map(image), fps).unwrap().into());
+                    let sampled = videos.sample_chosen(count, fps, &Sampling::default()).unwrap();
+                    times.push(videos.patch_times(&sampled).unwrap());
+                }
+            }
+        }
+        parts.push(text.into());
+        let rendered = template.render(&[Message::user(parts)], &[], true).unwrap();
+        let times: Vec<&[f64]> = times.iter().map(Vec::as_slice).collect();
+        let rendered = timed_videos(&rendered, &times).unwrap();
+        let found = checkpoint.tokenizer().unwrap().encode(&rendered).unwrap();
+        let expected = root(&format!("testdata/video/{name}.safetensors"));
+        let expected = Array::load_safetensors(expected).unwrap();
+        let mut ids: Vec<u32> = expected["input_ids"].to_vec_cast().unwrap();
+        // Each patch and image as one token.
+        ids.dedup_by(|a, b| a == b && [262, 263].contains(a));
+        assert_eq!(found, ids, "{name}");
     }
 }
 

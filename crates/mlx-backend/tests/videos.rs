@@ -1,4 +1,4 @@
-//! Videos through the provider, on tiny-vl: answers of transformers, what caches make of them, and what is refused.
+//! Videos through the provider, on tiny-vl and a tiny Qwen3-VL: answers of transformers, what caches make of them, and what is refused.
 
 use std::path::Path;
 
@@ -10,7 +10,11 @@ use llm_core::{
 use mlx_backend::{ComputeType, MemoryOptions, MemoryPolicy, MlxOptions, MlxProvider};
 
 fn load(options: MlxOptions) -> MlxProvider {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-vl/full");
+    load_from("models/tiny-vl/full", options)
+}
+
+fn load_from(path: &str, options: MlxOptions) -> MlxProvider {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
     let options = MlxOptions { compute_type: ComputeType::F32, ..options };
     MlxProvider::load(path.to_str().unwrap(), options).unwrap()
 }
@@ -71,6 +75,41 @@ fn answers_are_those_of_transformers() {
     let faster = video(4, 112, 140, 0.25);
     let faster = say(vec![faster.into(), "What color is the background?".into()]);
     assert!(faster.completion.usage.cached_tokens < 40, "{:?}", faster.completion.usage);
+}
+
+/// Its prompts say the times of patches, so that they change with the rate.
+#[test]
+fn answers_of_qwen3_are_those_of_transformers() {
+    let model = load_from("testdata/families/qwen3_vl", MlxOptions::default());
+    assert!(model.info().capabilities.has(Capability::Video));
+    let say = |fps: f64| {
+        let video = Part::from(video(5, 96, 128, fps));
+        ask(&model, vec![video, "what moves?".into()]).unwrap()
+    };
+    let first = say(2.0);
+    let usage = first.completion.usage;
+    assert_eq!((usage.prompt_tokens, usage.image_tokens, usage.cached_tokens), (165, 90, 0));
+    assert_eq!(first.text, format!("Z{}", "\u{fffd}".repeat(7)));
+    let again = say(2.0);
+    assert_eq!((again.text, again.completion.usage.cached_tokens), (first.text, 164));
+    let slower = say(0.01).completion.usage;
+    assert_eq!(
+        slower.prompt_tokens,
+        165 + "<50.0 seconds><250.0 seconds><400.0 seconds>".len() as u32
+            - "<0.2 seconds><1.2 seconds><2.0 seconds>".len() as u32
+    );
+    assert!(slower.cached_tokens < 40, "{slower:?}");
+
+    let (image, moving) = (frame(9, 90, 64), video(4, 128, 96, 3.0));
+    let both = ask(&model, vec![image.into(), moving.into(), "compare".into()]).unwrap();
+    assert_eq!(both.completion.usage.prompt_tokens, 134);
+    assert!(both.text.starts_with('\u{c}'), "{:?}", both.text);
+
+    let sampling =
+        VideoSampling { max_pixels: Some(3000), max_frames: Some(3), ..Default::default() };
+    let small = video(8, 96, 128, 2.0).with_sampling(sampling);
+    let small = ask(&model, vec![small.into(), "x".into()]).unwrap();
+    assert_eq!(small.completion.usage.image_tokens, 2);
 }
 
 #[test]

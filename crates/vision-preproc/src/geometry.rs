@@ -44,6 +44,42 @@ pub fn smart_resize(
 ) -> Result<Size, Error> {
     assert!(factor > 0, "the factor of smart_resize is zero");
     assert!(max_pixels > 0, "max_pixels of smart_resize is zero");
+    resized(size, (1, 1), factor, min_pixels, max_pixels)
+}
+
+/// As [`smart_resize`], of `frames` that all become one size, with bounds for the pixels of all together: `smart_resize` of
+/// Qwen3-VL in transformers 5.23.0. Frames count as whole patches of `per_patch`, and a side below `factor` is first
+/// enlarged to it.
+///
+/// Fewer frames than a patch has, which upstream refuses, are taken for a full one.
+pub(crate) fn smart_resize_frames(
+    size: Size,
+    (frames, per_patch): (usize, usize),
+    factor: u32,
+    min_pixels: u64,
+    max_pixels: u64,
+) -> Result<Size, Error> {
+    let frames = frames.max(per_patch);
+    let (h, w, f) = (f64::from(size.height), f64::from(size.width), f64::from(factor));
+    let size = match size.pixels() > 0 && (h < f || w < f) {
+        true => {
+            let scale = (f / h).max(f / w);
+            Size { width: side((w * scale).floor())?, height: side((h * scale).floor())? }
+        }
+        false => size,
+    };
+    let whole = (frames as f64 / per_patch as f64).round_ties_even() * per_patch as f64;
+    resized(size, (frames as u64, whole as u64), factor, min_pixels, max_pixels)
+}
+
+/// `frames` are those that share the bounds: as they are, and as their patches have them.
+fn resized(
+    size: Size,
+    (frames, whole): (u64, u64),
+    factor: u32,
+    min_pixels: u64,
+    max_pixels: u64,
+) -> Result<Size, Error> {
     let (long, short) =
         (u64::from(size.width.max(size.height)), u64::from(size.width.min(size.height)));
     if short == 0 {
@@ -61,11 +97,11 @@ pub fn smart_resize(
     }
     let f = f64::from(factor);
     let (h, w) = (f64::from(size.height), f64::from(size.width));
-    let pixels = size.pixels() as f64;
+    let pixels = size.pixels() as f64 * frames as f64;
     // All sides stay below 2^53 as multiples of an integer, so f64 holds them exactly.
     let (mut h_bar, mut w_bar) = ((h / f).round_ties_even() * f, (w / f).round_ties_even() * f);
     // The product can pass 2^53, where f64 would round.
-    let area = (h_bar as u128) * (w_bar as u128);
+    let area = (h_bar as u128).saturating_mul(w_bar as u128).saturating_mul(whole.into());
     if area > u128::from(max_pixels) {
         let beta = (pixels / max_pixels as f64).sqrt();
         h_bar = f.max((h / beta / f).floor() * f);

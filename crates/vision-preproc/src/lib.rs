@@ -67,7 +67,7 @@ pub use processor::{ImageProcessor, Patches, PixelBudget, Plan};
 pub use resize::{Filter, PassOrder, resize};
 pub use steps::StepTimes;
 pub use video::{
-    Sampled, Sampling, VideoFormat, VideoInfo, VideoPatches, VideoProcessor, decode_video,
-    probe_video,
+    Sampled, Sampling, VideoFamily, VideoFormat, VideoInfo, VideoPatches, VideoProcessor,
+    decode_video, probe_video,
 };
 pub use workspace::Workspace;

@@ -104,7 +104,8 @@ impl ImageProcessor {
             let (expected, found) = ("one frame and more".into(), "none".into());
             return Err(Error::Shape { expected, found });
         };
-        let mut patches = VideoPatches::new(self, first.size(), frames.len(), *budget)?;
+        let mut patches =
+            VideoPatches::new(self, first.size(), self.plan(first.size(), budget)?, frames.len())?;
         for &frame in frames {
             patches.push(frame.into(), workspace)?;
         }
@@ -129,6 +130,15 @@ impl ImageProcessor {
 
     /// Checks the input by its header.
     pub(crate) fn job<'a>(&self, input: Input<'a>, budget: &PixelBudget) -> Result<Job<'a>, Error> {
+        self.job_by(input, |size| self.plan(size, budget))
+    }
+
+    /// As [`job`](Self::job), with a plan of the caller's for the size that is found.
+    pub(crate) fn job_by<'a>(
+        &self,
+        input: Input<'a>,
+        plan: impl FnOnce(Size) -> Result<Plan, Error>,
+    ) -> Result<Job<'a>, Error> {
         let (size, orientation, source) = match input {
             Input::Encoded(bytes) => {
                 self.limits.check_encoded(bytes.len())?;
@@ -137,7 +147,7 @@ impl ImageProcessor {
             }
             Input::Rgb(view) => (view.size(), Orientation::Upright, Source::Rgb(view)),
         };
-        Ok(Job { source, size, orientation, plan: self.plan(size, budget)? })
+        Ok(Job { source, size, orientation, plan: plan(size)? })
     }
 
     pub(crate) fn run<T: Element>(

@@ -154,8 +154,17 @@ impl ImageProcessor {
         if max == 0 {
             return Err(Error::config("max_pixels", "expected at least 1, found 0"));
         }
+        self.plan_resized(smart_resize(size, self.factor(), min, max)?)
+    }
+
+    /// What both sides are multiples of after resizing.
+    pub(crate) fn factor(&self) -> u32 {
+        (self.layout.patch * self.layout.merge) as u32
+    }
+
+    /// Says what an image becomes that is resized to `resized`.
+    pub(crate) fn plan_resized(&self, resized: Size) -> Result<Plan, Error> {
         let Layout { patch, merge, .. } = self.layout;
-        let resized = smart_resize(size, (patch * merge) as u32, min, max)?;
         if resized.pixels() > self.limits.max_pixels {
             return Err(Error::Limit {
                 what: "number of pixels after resizing",

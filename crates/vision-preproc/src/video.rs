@@ -1,6 +1,6 @@
 //! Videos: which frames are looked at, and their patches. A patch spans two frames that follow each other.
 //!
-//! Source: transformers 5.23.0, `video_processing_qwen2_vl.py`. It is torchvision that resizes and normalises there, so
+//! Source: transformers 5.23.0, `video_processing_qwen2_vl.py`; `qwen3.rs` has what Qwen3-VL does otherwise. It is torchvision that resizes and normalises there, so
 //! that its rounding is the default, and not Pillow's.
 
 mod file;
@@ -8,6 +8,7 @@ mod gif;
 #[cfg(feature = "h264")]
 mod h264;
 mod mp4;
+mod qwen3;
 mod webp;
 
 use serde_json::{Map, Value};
@@ -31,8 +32,18 @@ const MAX_PIXELS: u64 = 768 * 28 * 28;
 /// The preprocessing of videos by one model, parsed once from its configuration files.
 #[derive(Clone, Debug)]
 pub struct VideoProcessor {
+    family: VideoFamily,
     image: ImageProcessor,
     sampling: Sampling,
+}
+
+/// Whose videos they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VideoFamily {
+    /// Qwen2-VL and Qwen2.5-VL: bounds of pixels are those of each frame.
+    Qwen2Vl,
+    /// Qwen3-VL: configured bounds of pixels are those of all frames together, and prompts say the time of each patch.
+    Qwen3Vl,
 }
 
 /// How many frames are looked at; `None` keeps what is configured.
@@ -53,6 +64,8 @@ pub struct Sampled {
     pub indices: Vec<usize>,
     /// How many of them there are in a second.
     pub fps: f64,
+    /// How many frames, looked at or not, there are in a second.
+    pub source_fps: f64,
 }
 
 impl VideoProcessor {
@@ -62,20 +75,17 @@ impl VideoProcessor {
     /// # Errors
     /// [`Error::Config`] if the file that counts is no JSON object or holds an unusable value, or if there is none.
     pub fn from_configs(
+        family: VideoFamily,
         video: Option<&str>,
         preprocessor: Option<&str>,
         processor: Option<&str>,
     ) -> Result<Self, Error> {
         let mut keys = keys_of(video, preprocessor, processor)?;
         keys.insert("image_processor_type".into(), "Qwen2VLImageProcessor".into());
-        let size = keys.remove("size");
-        let mut bound = |key: &str, in_size: &str, default| {
-            let nested = size.as_ref().and_then(|size| size.get(in_size).or_else(|| size.get(key)));
-            let value = keys.remove(key).filter(|value| !value.is_null());
-            number_in(value.as_ref().or(nested), key, default, 1..=u64::from(u32::MAX))
+        let (min_pixels, max_pixels) = match family {
+            VideoFamily::Qwen2Vl => frame_bounds(&mut keys)?,
+            VideoFamily::Qwen3Vl => qwen3::bounds(&mut keys)?,
         };
-        let min_pixels = bound("min_pixels", "shortest_edge", MIN_PIXELS)?;
-        let max_pixels = bound("max_pixels", "longest_edge", MAX_PIXELS)?;
         let mut image = ImageProcessor::from_keys(&keys)?;
         // Here the least may be above the most, as upstream has it: the default of one beside the other.
         (image.min_pixels, image.max_pixels) = (min_pixels, max_pixels);
@@ -93,7 +103,7 @@ impl VideoProcessor {
             max_frames: frames("max_frames", 768)?,
         };
         check_fps("fps", fps)?;
-        Ok(Self { image, sampling })
+        Ok(Self { family, image, sampling })
     }
 
     /// Replaces the limits that source frames and those resized are held to.
@@ -113,13 +123,20 @@ impl VideoProcessor {
         (self.frames_per_patch() as f64 / fps) as f32
     }
 
-    /// The fewest and the most pixels that a frame has after resizing, where both can be met.
+    /// Returns the seconds at which the patches of a video are, if prompts of the family say them.
+    pub fn patch_times(&self, sampled: &Sampled) -> Option<Vec<f64>> {
+        let times = || qwen3::patch_times(sampled, self.frames_per_patch());
+        (self.family == VideoFamily::Qwen3Vl).then(times)
+    }
+
+    /// The fewest and the most pixels that a frame has after resizing, where both can be met; of [`VideoFamily::Qwen3Vl`]
+    /// those that all frames have together, where nothing else is asked.
     pub fn pixel_bounds(&self, budget: &PixelBudget) -> (u64, u64) {
         self.image.pixel_bounds(budget)
     }
 
     /// Chooses from `total` frames, of which there are `fps` in a second, as `asked` and then the configuration say:
-    /// so many in a second, within the bounds of their number, and as many as fill their patches.
+    /// so many in a second, within the bounds of their number, and, of Qwen2-VL, as many as fill their patches.
     ///
     /// Nothing is repeated, so that a video of less than `min_frames` is taken as it is, down to the last full patch.
     ///
@@ -147,7 +164,7 @@ impl VideoProcessor {
             Some(_) => self.sample(total, fps, asked),
             None if total > 0 && total as u64 <= most => {
                 check_fps("frames a second of the video", fps)?;
-                Ok(Sampled { indices: (0..total).collect(), fps })
+                Ok(Sampled { indices: (0..total).collect(), fps, source_fps: fps })
             }
             None => self.sample_at(total, fps, fps, asked),
         }
@@ -167,19 +184,29 @@ impl VideoProcessor {
         }
         let least = asked.min_frames.or(self.sampling.min_frames).unwrap_or(0);
         let most = asked.max_frames.or(self.sampling.max_frames).unwrap_or(u64::MAX);
+        // In the order of upstream, whose fractions decide where the last patch begins.
+        let wanted = total as f64 / fps * wanted;
+        let indices = match self.family {
+            VideoFamily::Qwen2Vl => self.whole_patches(total, wanted, least, most),
+            VideoFamily::Qwen3Vl => qwen3::indices(total, wanted, least, most),
+        };
+        let source_fps = fps;
+        let fps = indices.len() as f64 / total as f64 * source_fps;
+        Ok(Sampled { indices, fps, source_fps })
+    }
+
+    /// Spreads so many frames as are wanted, within the bounds, and fill their patches.
+    fn whole_patches(&self, total: usize, wanted: f64, least: u64, most: u64) -> Vec<usize> {
         let per_patch = self.frames_per_patch() as u64;
         let whole = |frames: u64| frames / per_patch * per_patch;
         let most = whole(most.min(total as u64));
-        // In the order of upstream, whose fractions decide where the last patch begins.
-        let count = (total as f64 / fps * wanted).max(least as f64).min(most as f64);
+        let count = wanted.max(least as f64).min(most as f64);
         // Of what fills no patch, as many as there are.
         let count = match whole(count.min(total as f64) as u64) {
             0 => per_patch.min(total as u64),
             count => count,
         };
-        let indices = spread(total, count as usize);
-        let fps = indices.len() as f64 / total as f64 * fps;
-        Ok(Sampled { indices, fps })
+        spread(total, count as usize)
     }
 
     /// Says what `frames` frames of `size` (upright) become, without their pixels; `resized` is of one frame.
@@ -187,7 +214,17 @@ impl VideoProcessor {
     /// # Errors
     /// As for [`ImageProcessor::plan`], and [`Error::Shape`] if there is no frame.
     pub fn plan(&self, size: Size, frames: usize, budget: &PixelBudget) -> Result<Plan, Error> {
-        plan(&self.image, size, frames, budget)
+        plan(&self.image, self.frame_plan(size, frames, budget)?, frames)
+    }
+
+    /// Says what becomes of each frame.
+    fn frame_plan(&self, size: Size, frames: usize, budget: &PixelBudget) -> Result<Plan, Error> {
+        match self.family {
+            VideoFamily::Qwen2Vl => self.image.plan(size, budget),
+            VideoFamily::Qwen3Vl => {
+                self.image.plan_resized(qwen3::resized(&self.image, size, frames, budget)?)
+            }
+        }
     }
 
     /// Begins the patches of `frames` frames of `size`.
@@ -200,7 +237,8 @@ impl VideoProcessor {
         frames: usize,
         budget: PixelBudget,
     ) -> Result<VideoPatches<'_>, Error> {
-        VideoPatches::new(&self.image, size, frames, budget)
+        let of_frame = self.frame_plan(size, frames, &budget)?;
+        VideoPatches::new(&self.image, size, of_frame, frames)
     }
 }
 
@@ -208,8 +246,8 @@ impl VideoProcessor {
 #[derive(Debug)]
 pub struct VideoPatches<'a> {
     processor: &'a ImageProcessor,
-    budget: PixelBudget,
     size: Size,
+    of_frame: Plan,
     grid: Grid,
     values: Vec<f32>,
     frames: usize,
@@ -220,12 +258,12 @@ impl<'a> VideoPatches<'a> {
     pub(crate) fn new(
         processor: &'a ImageProcessor,
         size: Size,
+        of_frame: Plan,
         frames: usize,
-        budget: PixelBudget,
     ) -> Result<Self, Error> {
-        let plan = plan(processor, size, frames, &budget)?;
+        let plan = plan(processor, of_frame, frames)?;
         let values = fresh(plan.patches * processor.row_values());
-        Ok(Self { processor, budget, size, grid: plan.grid, values, frames, taken: 0 })
+        Ok(Self { processor, size, of_frame, grid: plan.grid, values, frames, taken: 0 })
     }
 
     /// Takes the next frame.
@@ -234,7 +272,7 @@ impl<'a> VideoPatches<'a> {
     /// [`Error::Shape`] if it has another size than was said, or there are enough; otherwise as for
     /// [`ImageProcessor::process_bytes`].
     pub fn push(&mut self, frame: Input<'_>, workspace: &mut Workspace) -> Result<(), Error> {
-        let job = self.processor.job(frame, &self.budget)?;
+        let job = self.processor.job_by(frame, |_| Ok(self.of_frame))?;
         if job.size != self.size || self.taken == self.frames {
             return Err(Error::Shape {
                 expected: format!("{} frames of {}", self.frames, self.size),
@@ -269,17 +307,11 @@ impl<'a> VideoPatches<'a> {
     }
 }
 
-fn plan(
-    processor: &ImageProcessor,
-    size: Size,
-    frames: usize,
-    budget: &PixelBudget,
-) -> Result<Plan, Error> {
+fn plan(processor: &ImageProcessor, one: Plan, frames: usize) -> Result<Plan, Error> {
     if frames == 0 {
         let (expected, found) = ("one frame and more".into(), "none".into());
         return Err(Error::Shape { expected, found });
     }
-    let one = processor.plan(size, budget)?;
     let t = frames.div_ceil(processor.layout.frames);
     let times = |count: usize| {
         count.checked_mul(t).ok_or(Error::Limit {
@@ -298,6 +330,18 @@ fn plan(
 fn spread(total: usize, count: usize) -> Vec<usize> {
     let step = total as f64 / count as f64;
     (0..count).map(|at| ((at as f64 * step) as f32 as usize).min(total - 1)).collect()
+}
+
+/// Takes the bounds of the pixels of a frame out of `keys`.
+fn frame_bounds(keys: &mut Map<String, Value>) -> Result<(u64, u64), Error> {
+    let size = keys.remove("size");
+    let mut bound = |key: &str, in_size: &str, default| {
+        let nested = size.as_ref().and_then(|size| size.get(in_size).or_else(|| size.get(key)));
+        let value = keys.remove(key).filter(|value| !value.is_null());
+        number_in(value.as_ref().or(nested), key, default, 1..=u64::from(u32::MAX))
+    };
+    let min_pixels = bound("min_pixels", "shortest_edge", MIN_PIXELS)?;
+    Ok((min_pixels, bound("max_pixels", "longest_edge", MAX_PIXELS)?))
 }
 
 fn check_fps(what: &'static str, fps: f64) -> Result<(), Error> {

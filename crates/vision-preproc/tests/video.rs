@@ -4,7 +4,8 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use vision_preproc::{
-    Error, Input, Limits, Patches, PixelBudget, RgbImage, Sampling, Size, VideoProcessor, Workspace,
+    Error, Input, Limits, Patches, PixelBudget, RgbImage, Sampling, Size, VideoFamily,
+    VideoProcessor, Workspace,
 };
 
 fn lines(text: &str) -> impl Iterator<Item = Value> {
@@ -15,8 +16,12 @@ fn sum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn qwen3(config: &str) -> VideoProcessor {
+    VideoProcessor::from_configs(VideoFamily::Qwen3Vl, Some(config), None, None).unwrap()
+}
+
 fn processor(config: &str) -> VideoProcessor {
-    VideoProcessor::from_configs(Some(config), None, None).unwrap()
+    VideoProcessor::from_configs(VideoFamily::Qwen2Vl, Some(config), None, None).unwrap()
 }
 
 /// The script's: all in integers.
@@ -68,8 +73,15 @@ fn the_frames_are_those_of_transformers() {
 
 #[test]
 fn patches_are_those_of_transformers() {
+    let cases = include_str!("../../../testdata/video/patches.jsonl");
+    assert_eq!(same_patches(processor, cases), 10);
+    let cases = include_str!("../../../testdata/video/qwen3_patches.jsonl");
+    assert_eq!(same_patches(qwen3, cases), 9);
+}
+
+fn same_patches(processor: fn(&str) -> VideoProcessor, cases: &str) -> usize {
     let mut count = 0;
-    for case in lines(include_str!("../../../testdata/video/patches.jsonl")) {
+    for case in lines(cases) {
         let number = |key: &str| case[key].as_u64().unwrap() as u32;
         let (width, height) = (number("width"), number("height"));
         let frames: Vec<_> =
@@ -84,13 +96,63 @@ fn patches_are_those_of_transformers() {
         assert_eq!(sum(&bytes), case["values"].as_str().unwrap(), "{case}");
         count += 1;
     }
-    assert_eq!(count, 10);
+    count
+}
+
+/// Frames of Qwen3-VL, and what its prompts say of their times.
+#[test]
+fn frames_and_times_of_qwen3_are_those_of_transformers() {
+    let processor = qwen3("{}");
+    let short = |values: Vec<String>, json: Value| match values.len() {
+        ..=8 => json,
+        _ => Value::String(sum(values.join(",").as_bytes())),
+    };
+    let mut count = 0;
+    for case in lines(include_str!("../../../testdata/video/qwen3_sampling.jsonl")) {
+        let number = |key: &str| case[key].as_u64();
+        let (min_frames, max_frames) = (number("min"), number("max"));
+        let asked = Sampling { fps: case["asked"].as_f64(), min_frames, max_frames };
+        let total = number("total").unwrap() as usize;
+        let found = processor.sample(total, case["fps"].as_f64().unwrap(), &asked).unwrap();
+        assert_eq!(found.indices.len() as u64, number("count").unwrap(), "{case}");
+        let indices: Vec<String> = found.indices.iter().map(usize::to_string).collect();
+        let json = serde_json::json!(found.indices);
+        assert_eq!(short(indices, json), case["indices"], "{case}");
+        let times = processor.patch_times(&found).unwrap();
+        let times: Vec<String> = times.iter().map(|time| format!("{time:.1}")).collect();
+        assert_eq!(short(times.clone(), serde_json::json!(times)), case["times"], "{case}");
+        count += 1;
+    }
+    assert!(count > 300, "{count} cases");
+}
+
+/// A budget is of one frame, and does not lift the bound of all.
+#[test]
+fn budgets_of_qwen3_are_of_a_frame() {
+    let processor = qwen3(r#"{"size": {"shortest_edge": 4096, "longest_edge": 400000}}"#);
+    let size = Size { width: 640, height: 640 };
+    let pixels = |frames, max_pixels| {
+        let budget = PixelBudget { max_pixels, ..PixelBudget::default() };
+        processor.plan(size, frames, &budget).map(|plan| plan.resized.pixels())
+    };
+    assert_eq!(pixels(4, None).unwrap(), 288 * 288);
+    assert_eq!(pixels(4, Some(10_000)).unwrap(), 96 * 96);
+    assert_eq!(pixels(4, Some(1 << 40)).unwrap(), 288 * 288);
+    assert_eq!(pixels(usize::MAX / 2, Some(10_000)).ok(), None);
+    assert!(matches!(pixels(4, Some(0)), Err(Error::Config { .. })));
+    // Less than a patch is taken for one.
+    assert_eq!(pixels(1, None).unwrap(), pixels(2, None).unwrap());
+    assert!(qwen3("{}").sample(0, 10.0, &Sampling::default()).is_err());
+    let many = qwen3("{}").sample(usize::MAX, 1e-6, &Sampling::default()).unwrap();
+    assert_eq!(many.indices.len(), 768);
 }
 
 #[test]
 fn the_file_that_counts_is_the_first() {
     let bounds = |video, preprocessor, processor| {
-        let found = VideoProcessor::from_configs(video, preprocessor, processor).unwrap();
+        let found =
+            VideoProcessor::from_configs(VideoFamily::Qwen2Vl, video, preprocessor, processor)
+                .unwrap();
         found.pixel_bounds(&PixelBudget::default())
     };
     let image =
@@ -101,10 +163,11 @@ fn the_file_that_counts_is_the_first() {
     assert_eq!(bounds(video, image, None), (5000, 6000));
     assert_eq!(bounds(video, image, nested), (7000, 602_112));
     for text in ["[]", r#"{"fps": 0}"#, r#"{"min_frames": -1}"#, r#"{"patch_size": 0}"#] {
-        let error = VideoProcessor::from_configs(Some(text), None, None).unwrap_err();
+        let error =
+            VideoProcessor::from_configs(VideoFamily::Qwen2Vl, Some(text), None, None).unwrap_err();
         assert!(matches!(error, Error::Config { .. }), "{text}: {error}");
     }
-    assert!(VideoProcessor::from_configs(None, None, None).is_err());
+    assert!(VideoProcessor::from_configs(VideoFamily::Qwen2Vl, None, None, None).is_err());
 }
 
 #[test]

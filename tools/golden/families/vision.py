@@ -366,6 +366,9 @@ def main():
             "tokenizer.json": tokenizer_json(name),
         }
         template = TEMPLATE.replace(WRAPPED, MARKERS.get(name, WRAPPED))
+        if name.startswith("qwen3"):
+            shown = "{% elif part.type == 'video' %}" + WRAPPED.replace("image", "video")
+            template = template.replace(WRAPPED, WRAPPED + shown)
         if name == "paligemma":
             # What its processor writes; published checkpoints have no template.
             template = "<image><bos>{{ messages[0].content[1].text }}\n"

@@ -36,7 +36,7 @@ pub(crate) fn video_content<'a>(frames: impl Iterator<Item = &'a Digest>) -> Dig
     Digest::of("frames", &[&frames])
 }
 
-/// What becomes of the video `content`: as of an image, and the frames that are looked at, with the time between them.
+/// What becomes of the video `content`: as of an image, and the frames that are looked at, with their times.
 pub(crate) fn video_key(
     content: &Digest,
     processor: &Digest,
@@ -46,7 +46,7 @@ pub(crate) fn video_key(
     let sides = [resized.width, resized.height].map(u32::to_le_bytes).concat();
     let indices: Vec<u8> =
         sampled.indices.iter().flat_map(|&index| (index as u64).to_le_bytes()).collect();
-    let fps = sampled.fps.to_le_bytes();
+    let fps = [sampled.fps, sampled.source_fps].map(f64::to_le_bytes).concat();
     Digest::of("video", &[content.bytes(), processor.bytes(), &sides, &indices, &fps])
 }
 

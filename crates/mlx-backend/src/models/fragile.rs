@@ -53,7 +53,7 @@ pub(crate) static ARCHITECTURE: Architecture = Architecture {
     about: "",
     reads_images: true,
     template: None,
-    reads_videos: false,
+    reads_videos: None,
     rename: FAMILY.choices.rename,
     footprint: |config, path| FAMILY.footprint(config, path),
     load: |config, path, weights, _| {

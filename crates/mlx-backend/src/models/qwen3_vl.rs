@@ -17,16 +17,18 @@ use serde::Deserialize;
 use vision_preproc::Grid;
 
 use super::{
+    Media, Seen,
     decoder::{Axes, Spec},
     qwen_vl, qwen3,
     text_config::Defaults,
     vision::{Encoder, EncoderSpec, Heads, Names, PatchEmbed, frame_rotation, patch_places},
-    vlm::{self, Family, TowerConfig},
+    vlm::{self, Choices, Family, TowerConfig},
 };
 use crate::{
     Result,
     guard::TowerFootprint,
     nn::{Activation, LayerNorm, TwoLayerMlp},
+    rope::Positions,
     weights::Scope,
 };
 
@@ -36,17 +38,28 @@ const DEFAULTS: Defaults =
 /// Frequencies of time, height and width, where a configuration does not say.
 const SECTIONS: [usize; 3] = [24, 20, 20];
 
+const CHOICES: Choices = Choices { places: positions, ..qwen_vl::CHOICES };
+
 pub(super) const FAMILY: Family = Family {
     text: |text| on_axes(qwen3::spec_with(text, DEFAULTS)?),
     tower: vlm::vision_fields::<Config>,
-    choices: qwen_vl::CHOICES,
+    choices: CHOICES,
 };
 
 pub(super) const FAMILY_OF_EXPERTS: Family = Family {
     text: |text| on_axes(qwen3::spec_of_experts_with(text, DEFAULTS)?),
     tower: vlm::vision_fields::<Config>,
-    choices: qwen_vl::CHOICES,
+    choices: CHOICES,
 };
+
+/// Returns the positions of a prompt in which each patch of a video stands by itself, after its time, as an image does.
+fn positions(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
+    let frames = |seen: &Seen| {
+        let one = Seen { grid: Grid { t: 1, ..seen.grid }, ..*seen };
+        std::iter::repeat_n(one, seen.grid.t)
+    };
+    qwen_vl::positions(ids, &seen.iter().flat_map(frames).collect::<Vec<_>>(), media)
+}
 
 /// Has the frequencies turn with time, height and width by turns.
 fn on_axes(mut spec: Spec) -> Result<Spec, String> {

@@ -38,7 +38,7 @@ fn rename(name: &str) -> Option<String> {
 /// or by what [`Media::tokens_per_second`] makes of the seconds between them, rounded down. Text after
 /// them goes on from the largest position so far, as in the paper, transformers 4 and vLLM;
 /// transformers 5 has it go on from rows and columns, even where time has gone further.
-fn positions(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
+pub(super) fn positions(ids: &[u32], seen: &[Seen], media: &Media) -> Result<Positions> {
     let placeholders = ids.iter().filter(|&&id| media.is_placeholder(id)).count();
     let features: usize = seen.iter().map(|seen| media.tokens(seen.grid)).sum();
     if placeholders != features {

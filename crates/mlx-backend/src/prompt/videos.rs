@@ -26,6 +26,8 @@ pub(super) struct OpenVideo<'a> {
     content: Digest,
     pub(super) size: Size,
     sampled: Sampled,
+    /// The seconds at which its patches are, where the prompt says them.
+    pub(super) times: Option<Vec<f64>>,
     /// What a decoder holds besides a frame.
     decoder_bytes: u64,
     patch_frames: usize,
@@ -49,6 +51,13 @@ pub(crate) struct VideoPlan<'a> {
     pub(super) grid: Grid,
     /// From one patch to the next.
     pub(super) seconds: f32,
+}
+
+impl VideoPlan<'_> {
+    /// Returns whether each of its patches stands by itself in the prompt.
+    pub(super) fn is_timed(&self) -> bool {
+        self.open.times.is_some()
+    }
 }
 
 impl OpenVideo<'_> {
@@ -97,7 +106,9 @@ impl Frontend {
                 VideoSource::Encoded(bytes) => of_file(Cow::Borrowed(bytes))?,
                 other => return Err(ImageError::Kind(format!("{other:?}"))),
             };
+            let times = processor.patch_times(&sampled);
             Ok(OpenVideo {
+                times,
                 index,
                 video,
                 frames,
@@ -230,6 +241,31 @@ impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
+}
+
+/// What templates write for a video.
+const SHOWN: &str = "<|vision_start|><|video_pad|><|vision_end|>";
+
+/// Has `rendered` show each patch of the videos by itself, after its time: `times` are the seconds of each video's.
+///
+/// As transformers 4 and vLLM do; transformers 5 leaves the tokens around a video where they are, around its times.
+pub(crate) fn timed(rendered: &str, times: &[&[f64]]) -> Result<String> {
+    let mut parts = rendered.split(SHOWN);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    let after: Vec<&str> = parts.collect();
+    if after.len() != times.len() {
+        let (found, wanted) = (after.len(), times.len());
+        return Err(Error::Prompt(format!(
+            "the chat template has {SHOWN} {found} times for {wanted} videos"
+        )));
+    }
+    for (times, after) in times.iter().zip(after) {
+        for time in *times {
+            text += &format!("<{time:.1} seconds>{SHOWN}");
+        }
+        text += after;
+    }
+    Ok(text)
 }
 
 fn video_error(index: usize, video: &Video, source: ImageError) -> Error {
