@@ -122,7 +122,6 @@ fn check(model: &str, (name, shown): Case, at_a_time: usize) {
     let reference = floats(expected["logits"]);
     assert_eq!(kept.clone().count(), reference.len(), "{name}");
     let off = kept.zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{name}: logits differ by {off}");
     assert!(off < TOLERANCE, "{name}: logits differ by {off}");
 
     let reference: Vec<u32> = expected["greedy"].to_vec_cast().unwrap();

@@ -95,8 +95,8 @@ fn answers_of_qwen3_are_those_of_transformers() {
     let slower = say(0.01).completion.usage;
     assert_eq!(
         slower.prompt_tokens,
-        165 + "<50.0 seconds><250.0 seconds><400.0 seconds>".len() as u32
-            - "<0.2 seconds><1.2 seconds><2.0 seconds>".len() as u32
+        165 + "<50.0 seconds><250.0 seconds><400.0 seconds>".len()
+            - "<0.2 seconds><1.2 seconds><2.0 seconds>".len()
     );
     assert!(slower.cached_tokens < 40, "{slower:?}");
 
