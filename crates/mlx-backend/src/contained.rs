@@ -1,17 +1,14 @@
 //! A caller's recorder, whose panics go no further. It is called while answers are made, and from the ends of
 //! spans, where a second panic would end the process.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use perf_monitor::{Counter, Gauge, GenerationTrace, PhaseEvent, Recorder};
 
-use crate::engine::panic_message;
+use crate::engine::caught;
 
 /// Passes everything on until the recorder panics, and nothing from then on.
 #[derive(Debug)]
@@ -30,10 +27,9 @@ impl Contained {
         if self.panicked.load(Ordering::Relaxed) {
             return None;
         }
-        let told = catch_unwind(AssertUnwindSafe(|| what(&*self.recorder)));
-        told.map_err(|panic| {
+        let told = caught(|| what(&*self.recorder));
+        told.map_err(|message| {
             self.panicked.store(true, Ordering::Relaxed);
-            let message = panic_message(&*panic);
             tracing::error!(message, "the recorder failed and is told nothing more");
         })
         .ok()

@@ -520,13 +520,16 @@ pub(crate) fn build_with_products(
 
 /// Runs `work`; a panic becomes an error, so that one bad request does not end the thread.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(Error::Mlx { op: "the MLX thread", message: panic_message(&*panic) })
-    })
+    caught(work).unwrap_or_else(|message| Err(Error::Mlx { op: "the MLX thread", message }))
+}
+
+/// Runs `work`; a panic becomes what it said.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_message(&*panic))
 }
 
 /// Returns what a panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panic: {}", text.unwrap_or_else(|| "no message".to_owned()))

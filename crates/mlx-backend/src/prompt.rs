@@ -127,13 +127,7 @@ impl Source<'_> {
     fn places(&self) -> usize {
         match self {
             Self::Image(_) => 1,
-            Self::Video(video) => {
-                if video.is_timed() {
-                    video.grid.t
-                } else {
-                    1
-                }
-            }
+            Self::Video(video) => video.places(),
         }
     }
 

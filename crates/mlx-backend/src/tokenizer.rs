@@ -1,16 +1,11 @@
 //! Text to tokens and back, by the `tokenizer.json` of a checkpoint.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{collections::HashMap, fmt, path::Path};
 
 use serde_json::Value;
 use tokenizers::{DecoderWrapper, Tokenizer as Inner};
 
-use crate::{Error, Result, calls, checkpoint::read_bytes, engine::panic_message};
+use crate::{Error, Result, calls, checkpoint::read_bytes, engine::caught};
 
 /// Vocabularies of a quarter of a million tokens take 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -179,10 +174,7 @@ impl fmt::Debug for Tokenizer {
 
 /// Calls the crate of tokenizers, in which a file that is none may lead to a panic.
 fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(panic) => Err(panic_message(&*panic)),
-    }
+    caught(work)?.map_err(|e| e.to_string())
 }
 
 /// Returns the text of a token as `tokenizer_config.json` writes one: a string, or an object with

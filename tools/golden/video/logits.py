@@ -57,6 +57,24 @@ def after_the_largest(model, ids, types, seconds, grids):
 
 
 @torch.no_grad()
+def going_on(model, ids, positions, output):
+    """A prompt, what the model made of it (`output`), and the tokens that it goes on with."""
+    result = {
+        "input_ids": np.array(ids, np.int32),
+        "position_ids": positions[:, 0].numpy().astype(np.int32),
+        "logits": torch.cat([output.logits[0, ::STRIDE], output.logits[0, -1:]]).numpy(),
+    }
+    greedy, next_position = [], int(positions.max()) + 1
+    for _ in range(TOKENS):
+        greedy.append(int(output.logits[0, -1].argmax()))
+        position = torch.full((3, 1, 1), next_position)
+        next_position += 1
+        output = model(input_ids=torch.tensor([greedy[-1:]]), position_ids=position, past_key_values=output.past_key_values)
+    result["greedy"] = np.array(greedy, np.int32)
+    return result
+
+
+@torch.no_grad()
 def run(model, tokenizer, media, text):
     images, videos = Qwen2VLImageProcessorPil.from_pretrained(MODEL), Qwen2VLVideoProcessor.from_pretrained(MODEL)
     inputs, grids, seconds = {}, {1: [], 2: []}, []
@@ -85,18 +103,7 @@ def run(model, tokenizer, media, text):
         torch.tensor([ids]), torch.tensor([types]), image_grid_thw=inputs.get("image_grid_thw"),
         video_grid_thw=inputs.get("video_grid_thw"), second_per_grid_ts=torch.tensor(seconds))
     output = model(input_ids=torch.tensor([ids]), position_ids=positions, use_cache=True, **inputs)
-    result = {
-        "input_ids": np.array(ids, np.int32),
-        "position_ids": positions[:, 0].numpy().astype(np.int32),
-        "logits": torch.cat([output.logits[0, ::STRIDE], output.logits[0, -1:]]).numpy(),
-    }
-    greedy, next_position = [], int(positions.max()) + 1
-    for _ in range(TOKENS):
-        greedy.append(int(output.logits[0, -1].argmax()))
-        position = torch.full((3, 1, 1), next_position)
-        next_position += 1
-        output = model(input_ids=torch.tensor([greedy[-1:]]), position_ids=position, past_key_values=output.past_key_values)
-    result["greedy"] = np.array(greedy, np.int32)
+    result = going_on(model, ids, positions, output)
     same = torch.equal(theirs, positions)
     return result, {"prompt": prompt(tokenizer, media, text), "transformers_5_positions": json.dumps(same)}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from logits import going_on
 from preproc import frame, sha
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
@@ -28,9 +29,6 @@ from transformers import (
 from transformers.video_utils import VideoMetadata
 
 MODEL = Path(__file__).resolve().parents[3] / "testdata/families/qwen3_vl"
-TOKENS = 8
-# Rows of logits that are kept, beside the last one.
-STRIDE = 16
 PAIR = "<|vision_start|><|video_pad|><|vision_end|>"
 
 # Images and videos as (frames, width, height, frames a second), and a text after them.
@@ -109,18 +107,7 @@ def run(model, processor, media, text):
     grids = {key: inputs[key] for key in ["image_grid_thw", "video_grid_thw"] if key in inputs}
     positions, delta = model.model.get_rope_index(inputs["input_ids"], inputs["mm_token_type_ids"], **grids)
     output = model(**inputs, position_ids=positions, use_cache=True)
-    result = {
-        "input_ids": inputs["input_ids"][0].numpy().astype(np.int32),
-        "position_ids": positions[:, 0].numpy().astype(np.int32),
-        "logits": torch.cat([output.logits[0, ::STRIDE], output.logits[0, -1:]]).numpy(),
-    }
-    greedy, next_position = [], int(positions.max()) + 1
-    for _ in range(TOKENS):
-        greedy.append(int(output.logits[0, -1].argmax()))
-        position = torch.full((3, 1, 1), next_position)
-        next_position += 1
-        output = model(input_ids=torch.tensor([greedy[-1:]]), position_ids=position, past_key_values=output.past_key_values)
-    result["greedy"] = np.array(greedy, np.int32)
+    result = going_on(model, inputs["input_ids"][0].tolist(), positions, output)
     return result, {"prompt": processor.tokenizer.decode(result["input_ids"])}
 
 

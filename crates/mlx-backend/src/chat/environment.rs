@@ -4,17 +4,13 @@
 //! the memory of values in between (a text that is joined with itself again and again), which the
 //! engine has no hook for; load checkpoints only from whom you would take a program.
 
-use std::{
-    error::Error as StdError,
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::{error::Error as StdError, fmt};
 
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::python;
-use crate::engine::panic_message;
+use crate::engine::caught;
 
 /// The name of the template in its environment.
 pub(super) const NAME: &str = "chat";
@@ -47,9 +43,7 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
 
 /// Calls the engine, in which a template that is none may lead to a panic.
 pub(super) fn contained<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(Error::new(ErrorKind::InvalidOperation, panic_message(&*panic)))
-    })
+    caught(work).unwrap_or_else(|message| Err(Error::new(ErrorKind::InvalidOperation, message)))
 }
 
 /// Returns what the template said to `raise_exception`, if that is why it failed.

@@ -54,9 +54,9 @@ pub(crate) struct VideoPlan<'a> {
 }
 
 impl VideoPlan<'_> {
-    /// Returns whether each of its patches stands by itself in the prompt.
-    pub(super) fn is_timed(&self) -> bool {
-        self.open.times.is_some()
+    /// Returns how many places it has in the prompt: one, or one for each patch where the prompt says their times.
+    pub(super) fn places(&self) -> usize {
+        self.open.times.as_ref().map_or(1, |_| self.grid.t)
     }
 }
 
